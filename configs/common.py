@@ -1,0 +1,223 @@
+"""Every configuration key once, with its default and its meaning.
+
+A shipped configuration is `configs/<model>_<data>.py`: it calls `get_config()`
+from here and changes what differs. The result is locked: a key that does not
+stand here cannot be set, neither in a file nor on the command line. Lengths
+are in epochs and clips, never in steps, so that another batch size or data
+set needs no other change.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config():
+  """Returns the defaults, locked."""
+  config = ml_collections.ConfigDict()
+
+  # Seed of the initial weights, of dropout, and of the order and augmentation
+  # of the training clips.
+  config.seed = 0
+  # Where training starts: '' (random weights), a `.pth`, `.pt` or
+  # `.safetensors` file in a published layout, or a checkpoint directory. A
+  # head with another number of classes is left fresh, and said so.
+  config.init_from = ''
+
+  # --- The network -----------------------------------------------------------
+  config.model = model = ml_collections.ConfigDict()
+  # A name that `vidattn_jax.models.get_model` knows: tsn_r50, tsm_r18, ...
+  model.name = 'tsn_r50'
+  # Number of classes; 0 takes it from the data set.
+  model.num_classes = 0
+  # Frames per clip.
+  model.num_frames = 8
+  # Height and width of the clip that the network sees in training, pixels.
+  model.crop_size = (224, 224)
+  # Attention unit in the paper's spelling ('C', 'CinST->STinC', ...) or ''.
+  model.attention = ''
+  # Options of that unit, by name.
+  model.attention_options = ml_collections.ConfigDict()
+  # Stages (1 to 4) whose blocks get the unit.
+  model.stages = (1, 2, 3, 4)
+  # Multiplier of every layer's width; below 1 for tests and small machines.
+  model.width = 1.0
+  # Type of activations: 'float32' or 'bfloat16'. Weights, statistics, logits
+  # and losses are float32 always.
+  model.dtype = 'float32'
+  # Share of the features that dropout zeroes before the classifier.
+  model.dropout = 0.5
+  # Further options of the model's constructor, by name.
+  model.options = ml_collections.ConfigDict()
+
+  # --- The data --------------------------------------------------------------
+  config.data = data = ml_collections.ConfigDict()
+  # The data set's name in reports.
+  data.name = ''
+  # Directory that holds the videos. With no lists below: either
+  # `train/<class>/<video>` and `val/<class>/<video>` (`test` and `validation`
+  # are other names of `val`), or `<class>/<video>`, from which `eval_fraction`
+  # of each class is held out.
+  data.root = ''
+  # Lists of the training and evaluation videos: a text file with lines
+  # `path label` or `path num_frames label`, or a CSV file with a header.
+  # Paths are relative to `root`. '' takes the folders of `root`.
+  data.train_list = ''
+  data.eval_list = ''
+  # CSV files: columns of path, label, frame count ('' if none) and split ('' if
+  # none), and the values of the split column for training and evaluation,
+  # separated by commas.
+  data.csv_path = 'path'
+  data.csv_label = 'label'
+  data.csv_frames = ''
+  data.csv_split = ''
+  data.csv_train = 'train'
+  data.csv_eval = 'val'
+  # File with one class name a line, in the order of the labels; '' takes the
+  # sorted folder names or label names.
+  data.classes = ''
+  # Share of each class that is held out for evaluation when `root` has no split.
+  data.eval_fraction = 0.2
+  # File names of frame folders, by frame number; the first frame's number.
+  data.frame_template = '{:05d}.jpg'
+  data.first_frame = 1
+  # How the length and health of each video file become known before training:
+  # 'decode' decodes every file once (true lengths, damage found), 'header'
+  # opens it and counts packets (fast, trusts the container).
+  data.index = 'decode'
+  # File that keeps what was found, so that the next run asks only new or
+  # changed files; '' keeps it in the workdir.
+  data.index_file = ''
+  # Share of the videos that may be unreadable before the run refuses to start
+  # or to go on. Those below it are skipped, counted and named.
+  data.max_bad_fraction = 0.05
+  # Apply the rotation that a video file asks for.
+  data.rotate = True
+  # Keep every video's decoded and resized frames in memory (small sets only):
+  # True or False. With worker processes each keeps its own.
+  data.cache_frames = False
+  # Frames of a training clip: 'segment' (one random frame of each of
+  # num_frames equal pieces) or 'dense' (random start, stride
+  # `dense_span // num_frames`).
+  data.sampling = 'segment'
+  data.dense_span = 64
+  # Size to which a frame is brought before it is cropped: short side in
+  # pixels, or (height, width).
+  data.resize = 256
+  # Training crop: 'multiscale' (one of `crop_scales` for each side, at one of
+  # 13 fixed places, resized to the crop size), 'random' (a place, no scaling)
+  # or 'center'.
+  data.crop = 'multiscale'
+  data.crop_scales = (1.0, 0.875, 0.75, 0.66)
+  # Probability of a horizontal flip in training, and pairs of class names that
+  # a flip turns into each other.
+  data.flip = 0.5
+  data.flip_pairs = ()
+  # Mean and standard deviation of the channels on [0, 1], RGB.
+  data.mean = (0.485, 0.456, 0.406)
+  data.std = (0.229, 0.224, 0.225)
+  # Worker processes that decode; 0 uses threads of the main process.
+  data.workers = 0
+  # Threads that decode in each process, and batches that wait for the trainer.
+  data.threads = 2
+  data.prefetch = 4
+
+  # --- Training --------------------------------------------------------------
+  # Clips per step over all devices.
+  config.batch_size = 32
+  config.num_epochs = 50.0
+  # Parts of a batch whose gradients are computed one after the other and
+  # averaged; BatchNorm sees each part alone.
+  config.accumulate_steps = 1
+
+  config.optimizer = optimizer = ml_collections.ConfigDict()
+  # SGD with torch's rules: weight decay enters the gradient before momentum.
+  optimizer.momentum = 0.9
+  optimizer.dampening = 0.0
+  optimizer.nesterov = False
+  # Decay of convolution and linear weights. Biases and BatchNorm have none.
+  optimizer.weight_decay = 1e-4
+  # Learning-rate multipliers of biases, of the classifier's weights and of the
+  # attention units.
+  optimizer.bias_lr = 2.0
+  optimizer.head_lr = 1.0
+  optimizer.attention_lr = 1.0
+  # Largest norm of the whole gradient; 0 for no limit.
+  optimizer.clip_norm = 20.0
+
+  config.schedule = schedule = ml_collections.ConfigDict()
+  # Learning rate at `base_batch_size` clips a step, or at any batch size if
+  # that is 0 (otherwise it scales linearly).
+  schedule.learning_rate = 0.01
+  schedule.base_batch_size = 0
+  # 'step' (times `factor` at each of `milestones`), 'cosine' (to
+  # `final_learning_rate`), or 'plateau' (times `factor` after `patience`
+  # evaluations whose loss has not fallen).
+  schedule.name = 'step'
+  schedule.milestones = (20.0, 40.0)
+  schedule.factor = 0.1
+  schedule.final_learning_rate = 0.0
+  schedule.patience = 10
+  # Epochs of linear warm-up from zero.
+  schedule.warmup_epochs = 0.0
+
+  # Probability mass that label smoothing spreads over all classes.
+  config.label_smoothing = 0.0
+  # Beta distribution of mixup and cutmix over whole clips; 0 for none. With
+  # both, a fair coin chooses at each step.
+  config.mixup_alpha = 0.0
+  config.cutmix_alpha = 0.0
+  # Decay of the moving average of the weights that is evaluated; 0 for none.
+  config.ema_decay = 0.0
+  # Parameters that stay as they are: prefixes of their names, such as
+  # ('backbone/conv1', 'backbone/layer1'); their BatchNorm uses its running
+  # statistics.
+  config.freeze = ()
+  # True: every BatchNorm of the backbone but the first uses, and keeps, its
+  # running statistics; attention units' BatchNorm goes on learning.
+  config.partial_bn = False
+
+  # --- Evaluation ------------------------------------------------------------
+  config.eval = evaluation = ml_collections.ConfigDict()
+  # Epochs between evaluations in training (one always follows the last step).
+  evaluation.every_epochs = 1.0
+  # Videos per step over all devices, and views per pass through the network
+  # and device; the scores do not depend on either.
+  evaluation.batch_size = 8
+  evaluation.views_per_pass = 8
+  # Frames per clip; 0 takes `model.num_frames`. (25 single frames of a TSN are
+  # one clip of 25.)
+  evaluation.num_frames = 0
+  # Clips per video and how they lie: 'segment' (1: centres of the pieces; 2:
+  # centres, then starts; more: evenly spaced between two starts) or 'dense'
+  # (stride `data.dense_span // num_frames`, evenly spaced starts).
+  evaluation.sampling = 'segment'
+  evaluation.clips = 1
+  # Crops per frame: 1 (centre), 3 (left, right, centre), 5 (corners and
+  # centre) or 10 (those and their flips).
+  evaluation.crops = 1
+  # Height and width of the crops; (0, 0) takes `model.crop_size`.
+  evaluation.crop_size = (0, 0)
+  # What is averaged over the views of a video: 'logits' or 'probabilities'.
+  evaluation.average = 'logits'
+  # Which checkpoint `--mode=evaluate` restores: 'best', 'latest' or a step.
+  evaluation.checkpoint = 'best'
+
+  # --- Checkpoints, logs, devices --------------------------------------------
+  config.checkpoint = checkpoint = ml_collections.ConfigDict()
+  # Epochs between checkpoints; the last step is always kept. More often
+  # than evaluations is fine.
+  checkpoint.every_epochs = 1.0
+  # Newest checkpoints kept beside the best one.
+  checkpoint.keep = 2
+  # Steps between lines of the training log.
+  config.log_every_steps = 10
+  # Devices: number along the axis `data`; -1 takes all.
+  config.mesh = mesh = ml_collections.ConfigDict()
+  mesh.data = -1
+  # Shard parameters and optimiser state over `data` as well.
+  mesh.shard_parameters = False
+  # Directory of compiled programs, so that the next start is quick; '' for
+  # none.
+  config.compile_cache = '~/.cache/vidattn_jax/xla'
+
+  return config.lock()
