@@ -1,0 +1,3 @@
+"""Attention for video action recognition and detection in JAX and Flax."""
+
+__version__ = '0.1.0'

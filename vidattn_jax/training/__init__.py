@@ -1,0 +1,1 @@
+"""Training: state, optimiser, losses, sharding, checkpoints, evaluation."""

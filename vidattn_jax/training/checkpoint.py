@@ -1,0 +1,288 @@
+"""Checkpoints: written in the background, restored by name, self-describing."""
+
+import json
+import os
+
+from etils import epath
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from vidattn_jax.training import optim
+
+_DIRECTORY = 'checkpoints'
+
+
+class CheckpointError(ValueError):
+  """A checkpoint cannot be used, and why."""
+
+
+def _best_and_latest(keep: int):
+  policies = ocp.training.preservation_policies
+  return policies.AnyPreservationPolicy([
+      policies.LatestN(max(keep, 1)),
+      policies.BestN(get_metric_fn=lambda metrics: metrics['top1'], n=1,
+                     keep_checkpoints_without_metrics=False)])
+
+
+class Checkpoints:
+  """The checkpoints of one workdir.
+
+  A thin wrapper of orbax that adds: the model's description beside the
+  weights, names of leaves that do not fit, and the way back to an older
+  checkpoint where the newest is damaged.
+  """
+
+  def __init__(self, workdir, keep: int = 2, cleanup: bool = False):
+    """Opens, and creates if need be, the checkpoints below a directory.
+
+    Args:
+      workdir: the directory.
+      keep: number of newest ones to keep beside the best one.
+      cleanup: remove what an interrupted save left; only for the run that
+        writes here.
+    """
+    self.directory = epath.Path(os.path.abspath(workdir)
+                                if '://' not in str(workdir)
+                                else workdir) / _DIRECTORY
+    self.directory.mkdir(parents=True, exist_ok=True)
+    self._orbax = ocp.training.Checkpointer(
+        self.directory, preservation_policy=_best_and_latest(keep),
+        cleanup_tmp_directories=cleanup)
+
+  def steps(self) -> list[int]:
+    """Returns the steps of the finished checkpoints, in order."""
+    return sorted(c.step for c in self._orbax.checkpoints)
+
+  def best_step(self) -> int | None:
+    """Returns the step of the best evaluated checkpoint; None for none."""
+    scored = [(c.metrics['top1'], c.step) for c in self._orbax.checkpoints
+              if c.metrics and 'top1' in c.metrics]
+    return max(scored)[1] if scored else None
+
+  def save(self, state, description: dict, metrics: dict | None = None):
+    """Starts to write a checkpoint and returns at once.
+
+    Args:
+      state: the training state; its buffers may be reused after the return.
+      description: plain data that rebuilds the model.
+      metrics: results of an evaluation at this step, with `top1`.
+    """
+    self._orbax.save_async(
+        int(state.step), _to_tree(state), force=True, overwrite=True,
+        metrics=metrics, custom_metadata=description)
+
+  def wait(self):
+    """Waits until every started save is on disk."""
+    self._orbax.wait()
+
+  def close(self):
+    """Waits for the saves and frees the resources."""
+    self._orbax.close()
+
+  def description(self, step: int) -> dict:
+    """Returns what was saved beside the weights of a step."""
+    return self._orbax.metadata(step).custom_metadata
+
+  def restore(self, step: int, shapes, shardings):
+    """Restores the whole state of a step.
+
+    Args:
+      step: which checkpoint.
+      shapes: the state as shapes; its leaves must be those of the checkpoint.
+      shardings: tree of shardings of the same form.
+
+    Returns:
+      The state.
+
+    Raises:
+      CheckpointError: a leaf is missing, unexpected or of another shape (all
+        are named), or the files are damaged.
+    """
+    where = f'{self.directory / str(step)}'
+    abstract = jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(
+            s.shape, s.dtype, sharding=sharding), shapes, shardings)
+    tree = _to_tree(abstract)
+    compare_leaves(_leaf_shapes(self._stored(step)), _leaf_shapes(tree), where)
+    try:
+      restored = self._orbax.load(step, tree)
+    except Exception as error:
+      raise DamagedError(where, error) from error
+    leaves = {optim.path_name(path): leaf for path, leaf
+              in jax.tree_util.tree_leaves_with_path(restored)}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: leaves[optim.path_name(path)], abstract)
+
+  def restore_latest(self, shapes, shardings, report=print):
+    """Restores the newest checkpoint that is whole.
+
+    A damaged one is reported, and removed, so that the run can write that
+    step anew.
+
+    Args:
+      shapes: the state as shapes.
+      shardings: tree of shardings of the same form.
+      report: function that takes a sentence.
+
+    Returns:
+      The state, or None when there is no checkpoint.
+
+    Raises:
+      CheckpointError: a leaf does not fit, or every checkpoint is damaged.
+    """
+    damaged = []
+    for step in reversed(self.steps()):
+      try:
+        state = self.restore(step, shapes, shardings)
+      except DamagedError as error:
+        report(f'{error} Going back to the one before.')
+        damaged.append(step)
+        continue
+      for bad in damaged:
+        self._orbax.delete(bad)
+      return state
+    if damaged:
+      raise CheckpointError(
+          f'All checkpoints in {self.directory} are damaged; start again in '
+          'another --workdir.')
+    return None
+
+  def restore_variables(self, step: int):
+    """Restores the weights that evaluation uses, on the default device.
+
+    Args:
+      step: which checkpoint.
+
+    Returns:
+      Dict of `params` (the moving average where there is one) and
+      `batch_stats`.
+
+    Raises:
+      CheckpointError: the files are damaged.
+    """
+    stored = self._stored(step)
+    key = 'ema' if jax.tree.leaves(stored.get('ema', {})) else 'params'
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(path, leaf):
+      # Only what is wanted is read.
+      if path[0].key not in (key, 'batch_stats'):
+        return ocp.PLACEHOLDER
+      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
+    tree = jax.tree_util.tree_map_with_path(abstract, stored)
+    try:
+      restored = self._orbax.load(step, tree)
+    except Exception as error:
+      raise DamagedError(f'{self.directory / str(step)}', error) from error
+    return {'params': restored[key],
+            'batch_stats': restored.get('batch_stats', {})}
+
+  def _stored(self, step):
+    try:
+      return self._orbax.metadata(step).metadata
+    except Exception as error:
+      raise DamagedError(f'{self.directory / str(step)}', error) from error
+
+
+class DamagedError(CheckpointError):
+  """The files of a checkpoint cannot be read."""
+
+  def __init__(self, where, error):
+    lines = str(error).strip().splitlines() or ['']
+    super().__init__(f'The checkpoint {where} is damaged '
+                     f'({type(error).__name__}: {lines[0][:120]}).')
+
+
+def _to_tree(state):
+  """Turns dataclasses and tuples into nested dicts, which have plain names."""
+  nested = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    parts = optim.path_name(path).split('/')
+    node = nested
+    for part in parts[:-1]:
+      node = node.setdefault(part, {})
+    node[parts[-1]] = leaf
+  return nested
+
+
+def _leaf_shapes(tree):
+  return {optim.path_name(path): tuple(leaf.shape)
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def compare_leaves(stored: dict, wanted: dict, where: str):
+  """Raises an error that names each leaf that does not fit.
+
+  Args:
+    stored: {name: shape} of the checkpoint.
+    wanted: {name: shape} of the model.
+    where: the checkpoint's path, for the message.
+
+  Raises:
+    CheckpointError: they differ.
+  """
+  lines = [f'{name}: {stored[name]} in the checkpoint, {wanted[name]} in the '
+           'model' for name in wanted
+           if name in stored and stored[name] != wanted[name]]
+  lines += [f'{name}: missing in the checkpoint, {wanted[name]} in the model'
+            for name in wanted if name not in stored]
+  lines += [f'{name}: {stored[name]} in the checkpoint, unknown to the model'
+            for name in stored if name not in wanted]
+  if lines:
+    more = f'\n  ... and {len(lines) - 10} more' if len(lines) > 10 else ''
+    raise CheckpointError(
+        f'The checkpoint {where} does not fit the model of this configuration '
+        f'({len(lines)} leaves differ):\n  ' + '\n  '.join(lines[:10]) + more
+        + '\nUse the configuration it was trained with, or start from its '
+        'weights in another --workdir with --config.init_from.')
+
+
+def find(path, which='best'):
+  """Finds one checkpoint from what a user points at.
+
+  Args:
+    path: a workdir, its `checkpoints` folder, or one step's folder in it.
+    which: 'best' (the newest where none was evaluated), 'latest' or a step;
+      ignored where `path` is one step's folder.
+
+  Returns:
+    (Checkpoints, step).
+
+  Raises:
+    CheckpointError: there is none.
+  """
+  path = epath.Path(os.path.abspath(path) if '://' not in str(path) else path)
+  if path.name.isdigit() and path.parent.name == _DIRECTORY:
+    path, which = path.parent.parent, int(path.name)
+  elif path.name == _DIRECTORY:
+    path = path.parent
+  if not (path / _DIRECTORY).exists():
+    raise CheckpointError(f'{path} holds no checkpoints; give the --workdir of '
+                          'a run, or a folder below its checkpoints/.')
+  checkpoints = Checkpoints(path, keep=10 ** 6)
+  steps = checkpoints.steps()
+  if not steps:
+    raise CheckpointError(f'{path / _DIRECTORY} holds no finished checkpoint.')
+  if which == 'latest':
+    step = steps[-1]
+  elif which == 'best':
+    best = checkpoints.best_step()
+    step = steps[-1] if best is None else best
+  elif str(which).isdigit():
+    step = int(which)
+  else:
+    raise CheckpointError(f'{which!r} is no checkpoint; choose best, latest or '
+                          f'one of the steps {steps}.')
+  if step not in steps:
+    raise CheckpointError(f'{path / _DIRECTORY} holds no step {step}; there '
+                          f'are {", ".join(map(str, steps))}.')
+  return checkpoints, step
+
+
+def write_json(path, value):
+  """Writes plain data as JSON, whole or not at all."""
+  path = epath.Path(path)
+  part = path.parent / f'{path.name}.part{os.getpid()}'
+  part.write_text(json.dumps(value, indent=1, sort_keys=True) + '\n')
+  part.replace(path)

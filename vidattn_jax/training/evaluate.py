@@ -1,0 +1,163 @@
+"""Exact evaluation over several views of each video."""
+
+import dataclasses
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from vidattn_jax.training import metrics
+from vidattn_jax.training import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """Scores of an evaluation.
+
+  Attributes:
+    names: tuple of the videos' names.
+    labels: int32 [N]; -1 where unknown.
+    scores: float32 [N, K], averaged over all views.
+    clip_scores: float32 [N, clips, K], averaged over the crops of a clip.
+    classes: tuple of class names.
+    unreadable: names of videos that could not be decoded; they are not in
+      the other fields.
+    average: 'logits' or 'probabilities': what the scores are.
+  """
+  names: tuple
+  labels: np.ndarray
+  scores: np.ndarray
+  clip_scores: np.ndarray
+  classes: tuple
+  unreadable: tuple = ()
+  average: str = 'logits'
+
+  def summary(self) -> dict:
+    """Returns the figures of merit, as `metrics.summarize` does."""
+    return metrics.summarize(self.scores, self.clip_scores, self.labels)
+
+  def save(self, path):
+    """Writes all fields to an `.npz` file."""
+    np.savez_compressed(
+        path, names=np.asarray(self.names, str), labels=self.labels,
+        scores=self.scores, clip_scores=self.clip_scores,
+        classes=np.asarray(self.classes, str),
+        unreadable=np.asarray(self.unreadable, str),
+        average=np.asarray(self.average))
+
+
+def load_result(path) -> Result:
+  """Reads what `Result.save` wrote.
+
+  Args:
+    path: the `.npz` file.
+
+  Returns:
+    The result.
+
+  Raises:
+    ValueError: the file is missing or is no such file.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as data:
+      fields = {f.name: data[f.name] for f in dataclasses.fields(Result)}
+  except FileNotFoundError:
+    raise ValueError(f'{path} does not exist.') from None
+  except (KeyError, ValueError, OSError, EOFError) as error:
+    raise ValueError(f'{path} holds no scores of an evaluation '
+                     f'({str(error)[:80]}).') from None
+  for key in ('names', 'classes', 'unreadable'):
+    fields[key] = tuple(str(value) for value in fields[key])
+  fields['average'] = str(fields['average'])
+  return Result(**fields)
+
+
+def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
+                average: str):
+  """Builds the function that scores a batch of videos.
+
+  Views go through the network a fixed number at a time, so memory does not
+  grow with their number and one program serves all.
+
+  Args:
+    eval_step: as `state.make_eval_step` returns it, compiled.
+    mesh: the mesh.
+    num_crops: crops per clip; views are ordered crop, then clip.
+    views_per_pass: most views in one pass on one device.
+    average: 'logits' or 'probabilities'.
+
+  Returns:
+    Function (variables, views uint8 [n, V, T, H, W, C], this process's part)
+    -> clip scores float32 [N, clips, K] of the videos of all processes.
+  """
+  if average not in ('logits', 'probabilities'):
+    raise ValueError(f'config.eval.average is {average!r}; choose logits or '
+                     'probabilities.')
+
+  def score(variables, views):
+    local = max(1, len(views) * jax.process_count() // mesh.shape['data'])
+    chunk = min(max(1, views_per_pass // local), views.shape[1])
+    total = views.shape[1]
+    # The last pass is filled up with views seen before, and cut again below.
+    passes = -(-total // chunk)
+    views = views[:, np.arange(passes * chunk) % total]
+    logits = [eval_step(variables, sharding.to_devices(
+        mesh, views[:, start:start + chunk]))
+              for start in range(0, total, chunk)]
+    logits = np.concatenate([_gather(part) for part in logits], axis=1)
+    logits = logits[:, :total]
+    if average == 'probabilities':
+      logits = metrics.softmax(logits).astype(np.float32)
+    shape = (len(logits), num_crops, total // num_crops, logits.shape[-1])
+    return logits.reshape(shape).mean(axis=1)
+
+  return score
+
+
+def _gather(array):
+  """Brings a global array to every host."""
+  if jax.process_count() == 1:
+    return np.asarray(array)
+  return multihost_utils.process_allgather(array, tiled=True)
+
+
+def evaluate(variables, batches, score, names, classes, average='logits',
+             progress=None) -> Result:
+  """Scores every video exactly once.
+
+  Args:
+    variables: dict of `params` and `batch_stats`.
+    batches: iterable of dicts `video` uint8 [n, V, T, H, W, C], `label` int32
+      [n], `mask` float32 [n] and `index` int32 [n], this process's part. Rows
+      with mask 0 are padding (an index seen elsewhere) or unreadable videos.
+    score: as `make_scorer` returns it.
+    names: names of all videos, by index.
+    classes: class names.
+    average: what `score` averages.
+    progress: function called with the number of videos after each batch.
+
+  Returns:
+    The result, in the order of `names`, the same on every process.
+  """
+  found = {}
+  for batch in batches:
+    clip_scores = score(variables, batch['video'])
+    rows = {key: np.asarray(batch[key]) for key in ('label', 'mask', 'index')}
+    if jax.process_count() > 1:
+      rows = {key: multihost_utils.process_allgather(value, tiled=True)
+              for key, value in rows.items()}
+    for row, index in enumerate(rows['index']):
+      if rows['mask'][row] > 0:
+        found[int(index)] = (rows['label'][row], clip_scores[row])
+    if progress:
+      progress(int(np.sum(rows['mask'] > 0)))
+  order = sorted(found)
+  clip_scores = np.stack([found[i][1] for i in order]) if order else np.zeros(
+      (0, 1, len(classes)), np.float32)
+  return Result(
+      names=tuple(names[i] for i in order),
+      labels=np.asarray([found[i][0] for i in order], np.int32),
+      scores=clip_scores.mean(axis=1), clip_scores=clip_scores,
+      classes=tuple(classes),
+      unreadable=tuple(n for i, n in enumerate(names) if i not in found),
+      average=average)

@@ -1,0 +1,87 @@
+"""Losses: functions of a model's outputs and the batch."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def one_hot_targets(labels, num_classes: int, smoothing: float = 0.0):
+  """Turns labels into target distributions.
+
+  Args:
+    labels: int32 [N].
+    num_classes: number of classes K.
+    smoothing: probability mass spread over all classes, in [0, 1).
+
+  Returns:
+    float32 [N, K]; rows sum to 1.
+  """
+  targets = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+  return optax.smooth_labels(targets, smoothing) if smoothing else targets
+
+
+def cross_entropy(outputs, batch):
+  """Computes the cross-entropy of each clip's consensus logits.
+
+  Args:
+    outputs: a model's outputs; `logits` is float32 [N, K], or a dict of them.
+    batch: `targets`, float32 [N, K], or a dict of them with the same keys.
+
+  Returns:
+    float32 [N]; with several heads, the sum over heads.
+  """
+  losses = jax.tree.map(
+      lambda logits, targets: optax.softmax_cross_entropy(
+          logits.astype(jnp.float32), targets),
+      outputs['logits'], batch['targets'])
+  return sum(jax.tree.leaves(losses))
+
+
+def mix_clips(rng, video, targets, mixup_alpha: float, cutmix_alpha: float):
+  """Blends each clip with another one of the batch, as mixup or cutmix.
+
+  The partner is the clip at the mirrored place in the batch. One share and
+  one box serve the whole batch; the box is the same in every frame.
+
+  Args:
+    rng: key.
+    video: float [N, T, H, W, C].
+    targets: float32 [N, K].
+    mixup_alpha: parameter of the Beta distribution of the share; 0 for none.
+    cutmix_alpha: the same for the area of the pasted box.
+
+  Returns:
+    video and targets of the same shapes.
+  """
+  if not mixup_alpha and not cutmix_alpha:
+    return video, targets
+  coin_key, share_key, place_key = jax.random.split(rng, 3)
+  height, width = video.shape[2:4]
+  if mixup_alpha and cutmix_alpha:
+    use_box = jax.random.bernoulli(coin_key)
+  else:
+    use_box = jnp.asarray(bool(cutmix_alpha))
+  alpha = jnp.where(use_box, cutmix_alpha or 1.0, mixup_alpha or 1.0)
+  share = jax.random.beta(share_key, alpha, alpha)  # of the clip's own pixels
+
+  side = jnp.sqrt(1.0 - share)
+  centre = jax.random.uniform(place_key, (2,))
+  rows, columns = jnp.arange(height), jnp.arange(width)
+  top, bottom = _span(centre[0], side, height)
+  left, right = _span(centre[1], side, width)
+  box = (((rows >= top) & (rows < bottom))[:, None]
+         & ((columns >= left) & (columns < right))[None, :])
+  box_share = 1.0 - jnp.mean(box.astype(jnp.float32))
+  share = jnp.where(use_box, box_share, share)
+  weight = jnp.where(use_box, (~box).astype(jnp.float32), share)
+  weight = jnp.broadcast_to(weight, (height, width))[None, None, :, :, None]
+  weight = weight.astype(video.dtype)
+  video = weight * video + (1 - weight) * video[::-1]
+  return video, share * targets + (1 - share) * targets[::-1]
+
+
+def _span(centre, side, length):
+  """First and one past the last pixel of a box side that is clipped."""
+  start = jnp.round((centre - side / 2) * length)
+  stop = jnp.round((centre + side / 2) * length)
+  return jnp.clip(start, 0, length), jnp.clip(stop, 0, length)

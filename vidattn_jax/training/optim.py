@@ -1,0 +1,194 @@
+"""Stochastic gradient descent with the rules of the papers' codes."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def path_name(path) -> str:
+  """Returns a tree path as 'backbone/layer1_0/conv1/kernel'."""
+  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
+
+
+def has_prefix(name: str, prefixes) -> bool:
+  """Tells whether a parameter lies below one of the given prefixes."""
+  return any(name == p or name.startswith(p.rstrip('/') + '/')
+             for p in prefixes)
+
+
+def parameter_groups(params) -> dict:
+  """Sorts parameters into the groups that the papers treat differently.
+
+  Args:
+    params: tree of arrays.
+
+  Returns:
+    Tree of the same form with one of 'weight', 'bias' or 'norm' at each leaf.
+    'norm' is scale and bias of a normalisation layer.
+  """
+  names = {path_name(path)
+           for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+
+  def group(path, _):
+    parent, _, leaf = path_name(path).rpartition('/')
+    if f'{parent}/scale' in names:
+      return 'norm'
+    return 'bias' if leaf == 'bias' else 'weight'
+
+  return jax.tree_util.tree_map_with_path(group, params)
+
+
+def momentum(decay: float, dampening: float, nesterov: bool):
+  """Returns torch's momentum: the first gradient enters undamped.
+
+  Args:
+    decay: share of the old direction that is kept, in [0, 1).
+    dampening: share of the new gradient that is left out, in [0, 1].
+    nesterov: look one step ahead.
+
+  Returns:
+    An optax gradient transformation.
+  """
+
+  def init(params):
+    return {'count': jnp.zeros((), jnp.int32),
+            'trace': jax.tree.map(jnp.zeros_like, params)}
+
+  def update(grads, state, params=None):
+    del params
+    share = jnp.where(state['count'] == 0, 1.0, 1.0 - dampening)
+    trace = jax.tree.map(lambda m, g: decay * m + share * g,
+                         state['trace'], grads)
+    if nesterov:
+      direction = jax.tree.map(lambda g, m: g + decay * m, grads, trace)
+    else:
+      direction = trace
+    return direction, {'count': state['count'] + 1, 'trace': trace}
+
+  return optax.GradientTransformation(init, update)
+
+
+def learning_rate_multipliers(params, config):
+  """Returns the learning-rate multiplier of every parameter.
+
+  Args:
+    params: tree of arrays.
+    config: the run's configuration (`optimizer` and `freeze` are read).
+
+  Returns:
+    Tree of floats; 0 for frozen parameters.
+
+  Raises:
+    ValueError: an entry of `freeze` names no parameter.
+  """
+  names = [path_name(path)
+           for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  for prefix in config.freeze:
+    if not any(has_prefix(name, (prefix,)) for name in names):
+      heads = sorted({'/'.join(name.split('/')[:2]) for name in names})
+      raise ValueError(
+          f'config.freeze names {prefix!r}, but no parameter lies below it; '
+          f'there are {", ".join(heads)}.')
+  options = config.optimizer
+
+  def multiplier(path, group):
+    name = path_name(path)
+    if has_prefix(name, config.freeze):
+      return 0.0
+    value = options.bias_lr if group == 'bias' else 1.0
+    if name.startswith('head'):
+      value *= options.head_lr
+    if '/attention' in name:
+      value *= options.attention_lr
+    return value
+
+  return jax.tree_util.tree_map_with_path(multiplier, parameter_groups(params))
+
+
+def make_optimizer(params, config) -> optax.GradientTransformation:
+  """Builds the optimiser, all but the learning rate.
+
+  The order is torch's: the gradient is clipped, weight decay enters it, then
+  momentum. The train step multiplies by minus the learning rate.
+
+  Args:
+    params: tree of arrays or shapes.
+    config: the run's configuration.
+
+  Returns:
+    An optax gradient transformation.
+  """
+  options = config.optimizer
+  multipliers = learning_rate_multipliers(params, config)
+  frozen = jax.tree.map(lambda m: m == 0.0, multipliers)
+  decayed = jax.tree.map(lambda g: g == 'weight', parameter_groups(params))
+  parts = [optax.masked(optax.set_to_zero(), frozen)]
+  if options.clip_norm:
+    parts.append(optax.clip_by_global_norm(options.clip_norm))
+  if options.weight_decay:
+    parts.append(optax.add_decayed_weights(options.weight_decay, decayed))
+  parts.append(momentum(options.momentum, options.dampening, options.nesterov))
+  parts.append(optax.stateless(lambda updates, _: jax.tree.map(
+      lambda u, m: u * m, updates, multipliers)))
+  return optax.chain(*parts)
+
+
+def make_schedule(config, steps_per_epoch: int):
+  """Builds the learning rate as a function of the step.
+
+  Args:
+    config: the run's configuration.
+    steps_per_epoch: steps in one pass over the data.
+
+  Returns:
+    Function from a step (int or int32 array) to the learning rate.
+
+  Raises:
+    ValueError: the schedule's name is unknown.
+  """
+  options = config.schedule
+  peak = options.learning_rate
+  if options.base_batch_size:
+    peak *= config.batch_size / options.base_batch_size
+  total = num_steps(config, steps_per_epoch)
+  warmup = round(options.warmup_epochs * steps_per_epoch)
+  if options.name == 'step':
+    main = optax.piecewise_constant_schedule(peak, {
+        round(epoch * steps_per_epoch) - warmup: options.factor
+        for epoch in options.milestones})
+  elif options.name == 'cosine':
+    main = optax.cosine_decay_schedule(
+        peak, max(total - warmup, 1),
+        alpha=options.final_learning_rate / peak if peak else 0.0)
+  elif options.name == 'plateau':
+    main = optax.constant_schedule(peak)
+  else:
+    raise ValueError(f'config.schedule.name is {options.name!r}; choose step, '
+                     'cosine or plateau.')
+  if not warmup:
+    return main
+  return optax.join_schedules(
+      [optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+
+
+def make_plateau(config):
+  """Builds what lowers the learning rate when the loss stops falling.
+
+  Args:
+    config: the run's configuration.
+
+  Returns:
+    An optax transformation whose state holds `scale`, or None when the
+    schedule is another.
+  """
+  if config.schedule.name != 'plateau':
+    return None
+  # torch waits for more than `patience` bad evaluations, optax for as many.
+  return optax.contrib.reduce_on_plateau(
+      factor=config.schedule.factor, patience=config.schedule.patience + 1,
+      rtol=1e-4)
+
+
+def num_steps(config, steps_per_epoch: int) -> int:
+  """Returns the number of training steps of the whole run."""
+  return max(1, round(config.num_epochs * steps_per_epoch))

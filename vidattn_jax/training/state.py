@@ -1,0 +1,223 @@
+"""The training state, and the two compiled steps."""
+
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from vidattn_jax import models
+from vidattn_jax.ops import pixels
+from vidattn_jax.training import losses
+from vidattn_jax.training import optim
+
+
+@struct.dataclass
+class TrainState:
+  """All that a step changes, and all that a checkpoint stores.
+
+  Attributes:
+    step: int32, number of finished steps.
+    params: float32 tree.
+    batch_stats: float32 tree of running means and variances.
+    opt_state: the optimiser's state.
+    ema: moving average of `params`, or {} without one.
+    plateau: state of the plateau schedule, or {} with another schedule.
+  """
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  ema: Any
+  plateau: Any
+
+  def variables(self):
+    """Returns what evaluation runs on: averaged weights where there are."""
+    return {'params': self.ema or self.params, 'batch_stats': self.batch_stats}
+
+
+def model_arguments(config, num_classes: int) -> dict:
+  """Returns the arguments of `get_model` as plain data.
+
+  Args:
+    config: the run's configuration.
+    num_classes: number of classes of the data set.
+
+  Returns:
+    Dict with `name` and the overrides; it can be written as JSON.
+  """
+  m = config.model
+  return dict(
+      name=m.name, num_classes=m.num_classes or num_classes,
+      num_frames=m.num_frames, crop_size=list(m.crop_size),
+      attention=m.attention or None,
+      attention_options=m.attention_options.to_dict(), stages=list(m.stages),
+      width=m.width, dtype=m.dtype, dropout=m.dropout,
+      **m.options.to_dict())
+
+
+def build_model(arguments: dict, **training):
+  """Builds the network that `model_arguments` describes.
+
+  Args:
+    arguments: as `model_arguments` returns them.
+    **training: further fields that matter in training only.
+
+  Returns:
+    A Flax module.
+  """
+  arguments = dict(arguments)
+  for key in ('crop_size', 'stages'):
+    if isinstance(arguments.get(key), list):
+      arguments[key] = tuple(arguments[key])
+  return models.get_model(arguments.pop('name'), **arguments, **training)
+
+
+def init_variables(model, arguments: dict, rng):
+  """Draws initial weights.
+
+  Args:
+    model: the network.
+    arguments: as `model_arguments` returns them; gives the clip's shape.
+    rng: key.
+
+  Returns:
+    Dict of `params` and `batch_stats`.
+  """
+  height, width = arguments['crop_size']
+  video = jnp.zeros((1, arguments['num_frames'], height, width,
+                     arguments.get('in_channels', 3)), jnp.float32)
+  variables = model.init({'params': rng}, video, train=False)
+  return {'params': variables['params'],
+          'batch_stats': variables.get('batch_stats', {})}
+
+
+def create_state(variables, config) -> TrainState:
+  """Makes the state before the first step.
+
+  Args:
+    variables: dict of `params` and `batch_stats`.
+    config: the run's configuration.
+
+  Returns:
+    The state; a pure function of its arguments.
+  """
+  params = variables['params']
+  plateau = optim.make_plateau(config)
+  return TrainState(
+      step=jnp.zeros((), jnp.int32), params=params,
+      batch_stats=variables['batch_stats'],
+      opt_state=optim.make_optimizer(params, config).init(params),
+      ema=jax.tree.map(jnp.copy, params) if config.ema_decay else {},
+      plateau=plateau.init(params) if plateau else {})
+
+
+def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
+  """Builds one training step: a pure function to be compiled.
+
+  Args:
+    model: the network.
+    config: the run's configuration.
+    steps_per_epoch: steps in one pass over the data.
+    num_classes: number of classes.
+
+  Returns:
+    Function (state, batch) -> (state, metrics). `batch` has `video` uint8
+    [N, T, H, W, C], `label` int32 [N], and `mask` float32 [N], 0 for clips
+    that do not count. `metrics` are float32 scalars: sums over the clips
+    (`loss`, `correct`, `count`), `learning_rate` and `grad_norm`.
+  """
+  schedule = optim.make_schedule(config, steps_per_epoch)
+  mean, std = tuple(config.data.mean), tuple(config.data.std)
+  dtype = jnp.dtype(config.model.dtype)
+  parts = config.accumulate_steps
+  base_key = jax.random.key(config.seed)
+
+  def loss_sum(params, batch_stats, batch, key):
+    mix_key, dropout_key = jax.random.split(key)
+    video = pixels.normalize(batch['video'], mean, std, dtype)
+    targets = losses.one_hot_targets(
+        batch['label'], num_classes, config.label_smoothing)
+    video, targets = losses.mix_clips(
+        mix_key, video, targets, config.mixup_alpha, config.cutmix_alpha)
+    outputs, updated = model.apply(
+        {'params': params, 'batch_stats': batch_stats}, video, train=True,
+        rngs={'dropout': dropout_key}, mutable=['batch_stats'])
+    values = losses.cross_entropy(outputs, {'targets': targets})
+    values = jnp.where(batch['mask'] > 0, values, 0.0)
+    correct = jnp.argmax(outputs['logits'], -1) == batch['label']
+    sums = {'loss': jnp.sum(values),
+            'correct': jnp.sum(correct * batch['mask']),
+            'count': jnp.sum(batch['mask'])}
+    return sums['loss'], (updated.get('batch_stats', {}), sums)
+
+  def train_step(state, batch):
+    key = jax.random.fold_in(base_key, state.step)
+    gradient = jax.grad(loss_sum, has_aux=True)
+    if parts == 1:
+      grads, (batch_stats, sums) = gradient(
+          state.params, state.batch_stats, batch, key)
+    else:
+      # Every part takes every `parts`-th clip, so that no clip leaves its
+      # device.
+      split = jax.tree.map(
+          lambda x: x.reshape((-1, parts) + x.shape[1:]).swapaxes(0, 1), batch)
+
+      def accumulate(carry, inputs):
+        grads, batch_stats, sums = carry
+        part, index = inputs
+        new_grads, (batch_stats, new_sums) = gradient(
+            state.params, batch_stats, part, jax.random.fold_in(key, index))
+        grads, sums = jax.tree.map(
+            jnp.add, (grads, sums), (new_grads, new_sums))
+        return (grads, batch_stats, sums), None
+
+      zeros = jax.tree.map(jnp.zeros_like, state.params)
+      sums = dict.fromkeys(('loss', 'correct', 'count'), jnp.zeros(()))
+      (grads, batch_stats, sums), _ = jax.lax.scan(
+          accumulate, (zeros, state.batch_stats, sums),
+          (split, jnp.arange(parts)))
+
+    count = jnp.maximum(sums['count'], 1.0)
+    grads = jax.tree.map(lambda g: g / count, grads)
+    learning_rate = schedule(state.step)
+    if config.schedule.name == 'plateau':
+      learning_rate = learning_rate * state.plateau.scale
+    optimizer = optim.make_optimizer(state.params, config)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p - learning_rate * u,
+                          state.params, updates)
+    ema = state.ema
+    if config.ema_decay:
+      ema = optax.incremental_update(params, ema, 1.0 - config.ema_decay)
+    metrics = dict(sums, learning_rate=jnp.asarray(learning_rate, jnp.float32),
+                   grad_norm=optax.tree.norm(grads))
+    return state.replace(
+        step=state.step + 1, params=params, batch_stats=batch_stats,
+        opt_state=opt_state, ema=ema), metrics
+
+  return train_step
+
+
+def make_eval_step(model, mean, std, dtype):
+  """Builds one pass of evaluation: a pure function to be compiled.
+
+  Args:
+    model: the network.
+    mean: the pixels' mean by channel, on [0, 1].
+    std: their standard deviation.
+    dtype: type of the network's activations.
+
+  Returns:
+    Function (variables, views uint8 [N, V, T, H, W, C]) -> logits float32
+    [N, V, K].
+  """
+
+  def eval_step(variables, views):
+    video = pixels.normalize(
+        views.reshape((-1,) + views.shape[2:]), mean, std, jnp.dtype(dtype))
+    logits = model.apply(variables, video, train=False)['logits']
+    return logits.reshape(views.shape[:2] + logits.shape[1:])
+
+  return eval_step

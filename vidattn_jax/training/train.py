@@ -1,0 +1,510 @@
+"""The training run: start or resume, step, evaluate, save."""
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+from typing import Any, Callable, Iterator
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import ml_collections
+import numpy as np
+
+import vidattn_jax
+from vidattn_jax.training import checkpoint
+from vidattn_jax.training import evaluate as evaluation
+from vidattn_jax.training import initialize
+from vidattn_jax.training import optim
+from vidattn_jax.training import sharding
+from vidattn_jax.training import state as state_lib
+from vidattn_jax.training import writer as writer_lib
+
+# Keys that may differ between the start of a run and its continuation: they
+# change where and how fast it runs, and what is reported, not its result.
+_FREE_KEYS = ('eval.', 'checkpoint.', 'mesh.', 'log_every_steps',
+              'compile_cache', 'data.root', 'data.index', 'data.index_file',
+              'data.cache_frames', 'data.workers', 'data.threads',
+              'data.prefetch', 'data.max_bad_fraction')
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What a run takes from the data, as callables and plain values.
+
+  Attributes:
+    classes: class names.
+    steps_per_epoch: steps in one pass over the training videos.
+    train_batches: function (start_step, num_steps) -> iterator of this
+      process's batches.
+    eval_batches: function () -> iterator of this process's batches.
+    train_names: names of the training videos, by index.
+    eval_names: names of the evaluation videos, by index.
+    pixels: how a video becomes views, as plain data (the pixel recipe).
+    card: counts, fingerprints and dropped videos, as plain data.
+  """
+  classes: tuple
+  steps_per_epoch: int
+  train_batches: Callable[[int, int], Iterator[dict]]
+  eval_batches: Callable[[], Iterator[dict]]
+  train_names: tuple
+  eval_names: tuple
+  pixels: dict
+  card: dict
+
+
+class TrainingError(ValueError):
+  """A run cannot go on, and why."""
+
+
+def train_and_evaluate(config, workdir, inputs: Inputs):
+  """Trains from the start, or from where an earlier run of this workdir ended.
+
+  Args:
+    config: the run's configuration.
+    workdir: directory of checkpoints, logs and results.
+    inputs: the data.
+
+  Returns:
+    `evaluate.Result` of the last step, or None when a signal ended the run
+    early (all is saved then, and the same call goes on).
+
+  Raises:
+    ValueError: the configuration, the workdir or the data do not fit, or the
+      loss is no longer a number.
+  """
+  config = config.copy_and_resolve_references()
+  mesh = sharding.make_mesh(config)
+  sharding.check_batch_size('batch_size', config.batch_size, mesh,
+                            config.accumulate_steps)
+  sharding.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
+  claim_workdir(workdir, config, inputs)
+
+  arguments = state_lib.model_arguments(config, len(inputs.classes))
+  model = state_lib.build_model(arguments, freeze=tuple(config.freeze),
+                                partial_bn=config.partial_bn)
+  checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep,
+                                       cleanup=True)
+  state, shardings = _start(config, mesh, model, arguments, checkpoints)
+  run = _Run(config, workdir, inputs, mesh, model, arguments, checkpoints)
+  try:
+    return run.loop(state, shardings)
+  finally:
+    checkpoints.close()
+
+
+def _start(config, mesh, model, arguments, checkpoints):
+  """Returns the state to go on from, in the order: own checkpoint, weights
+  named in the configuration, fresh weights."""
+
+  def create():
+    variables = state_lib.init_variables(
+        model, arguments, jax.random.key(config.seed))
+    return state_lib.create_state(variables, config)
+
+  # Shapes first: nothing is computed or stored twice, and every leaf is made
+  # where it will lie.
+  shapes = jax.eval_shape(create)
+  shardings = sharding.state_sharding(mesh, shapes,
+                                      config.mesh.shard_parameters)
+  state = checkpoints.restore_latest(shapes, shardings, writer_lib.say)
+  if state is not None:
+    writer_lib.say(f'Resumed {checkpoints.directory.parent} at step '
+                   f'{int(state.step)}.')
+  elif config.init_from:
+    variables, report = initialize.load_weights(
+        config.init_from, model, arguments, jax.random.key(config.seed))
+    writer_lib.say(report)
+    state = jax.jit(lambda v: state_lib.create_state(v, config),
+                    out_shardings=shardings)(variables)
+  else:
+    state = jax.jit(create, out_shardings=shardings)()
+  return state, shardings
+
+
+class _Run:
+  """What stays the same over a run's steps."""
+
+  def __init__(self, config, workdir, inputs, mesh, model, arguments,
+               checkpoints):
+    self.config = config
+    self.workdir = epath.Path(workdir)
+    self.inputs = inputs
+    self.mesh = mesh
+    self.model = model
+    self.arguments = arguments
+    self.checkpoints = checkpoints
+    self.total_steps = optim.num_steps(config, inputs.steps_per_epoch)
+    self.evaluator = make_evaluator(config, mesh, model)
+    self.plateau = optim.make_plateau(config)
+    self.unreadable = set()
+
+  def loop(self, state, shardings):
+    """Runs the steps that are left; see `train_and_evaluate`."""
+    config, inputs = self.config, self.inputs
+    whole = sharding.replicated(self.mesh)
+    train_step = jax.jit(
+        state_lib.make_train_step(self.model, config, inputs.steps_per_epoch,
+                                  self.arguments['num_classes']),
+        donate_argnums=0, out_shardings=(shardings, whole))
+    eval_every = _interval(config.eval.every_epochs, inputs.steps_per_epoch)
+    save_every = _interval(config.checkpoint.every_epochs,
+                           inputs.steps_per_epoch)
+    step = int(state.step)
+    saved = step if step else None
+    result = None
+    if step >= self.total_steps:
+      return self.evaluate(state, None)
+
+    writer = writer_lib.Writer(self.workdir, step)
+    batches = iter(inputs.train_batches(step, self.total_steps - step))
+    progress = writer_lib.Progress(
+        'train', self.total_steps * config.batch_size,
+        step * config.batch_size)
+    pending = None
+    sums = {}
+    try:
+      with _StopSignal() as stop:
+        batch = progress.wait_for(batches)
+        while step < self.total_steps:
+          state, metrics = train_step(state, _on_devices(self.mesh, batch))
+          step += 1
+          # The next batch is fetched, and the last step's figures are looked
+          # at, while the device computes this one.
+          current = (step, batch, metrics)
+          if step < self.total_steps:
+            batch = progress.wait_for(batches)
+          if pending:
+            self.check(*pending, sums, saved)
+          pending = current
+          stopping = stop.requested(step)
+          event = (step % eval_every == 0 or step % save_every == 0
+                   or step == self.total_steps or stopping)
+          if event or step % config.log_every_steps == 0:
+            self.check(*pending, sums, saved)
+            pending = None
+            self.log(writer, progress, step, sums)
+          else:
+            progress.advance(config.batch_size)
+          if not event:
+            continue
+          summary = None
+          if step % eval_every == 0 or step == self.total_steps:
+            result = self.evaluate(state, None)
+            summary = result.summary()
+            writer.write(step, step / inputs.steps_per_epoch, 'eval', summary)
+            if summary.get('videos'):
+              writer_lib.say(
+                  f'step {step}: top-1 {summary["top1"]:.2%}, '
+                  f'loss {summary["loss"]:.4f} on {summary["videos"]} videos')
+              state = self.watch_plateau(state, summary['loss'])
+          self.checkpoints.save(state, self.describe(step),
+                                summary if summary and 'top1' in summary
+                                else None)
+          saved = step
+          if stopping and step < self.total_steps:
+            self.checkpoints.wait()
+            writer_lib.say(f'Stopped by a signal after step {step} of '
+                           f'{self.total_steps}; all is saved. The same '
+                           'command goes on from there.')
+            return None
+    finally:
+      progress.close()
+      writer.close()
+      close = getattr(batches, 'close', None)
+      if close:
+        close()
+    self.checkpoints.wait()
+    if self.unreadable:
+      names = sorted(self.unreadable)
+      writer_lib.say(f'{len(names)} training videos could not be read and did '
+                     f'not count: {", ".join(names[:10])}'
+                     + (' ...' if len(names) > 10 else ''))
+    self.report(result, step)
+    return result
+
+  def check(self, step, batch, metrics, sums, saved):
+    """Adds a step's figures to the sums and stops at the first bad one."""
+    metrics = {name: float(value) for name, value in metrics.items()}
+    bad = np.flatnonzero(np.asarray(batch['mask']) == 0)
+    for row in bad:
+      self.unreadable.add(self.inputs.train_names[int(batch['index'][row])])
+    share = (len(self.unreadable) * jax.process_count()
+             / len(self.inputs.train_names))
+    if bad.size and share > self.config.data.max_bad_fraction:
+      raise TrainingError(
+          f'{len(self.unreadable)} training videos can no longer be read, more '
+          f'than data.max_bad_fraction={self.config.data.max_bad_fraction} '
+          f'allows: {", ".join(sorted(self.unreadable)[:5])}.')
+    if not (math.isfinite(metrics['loss'])
+            and math.isfinite(metrics['grad_norm'])):
+      what = 'loss' if not math.isfinite(metrics['loss']) else 'gradient'
+      names = [self.inputs.train_names[int(i)] for i in batch['index']]
+      last = (f'{self.checkpoints.directory / str(saved)}' if saved
+              else 'none yet')
+      raise TrainingError(
+          f'The {what} is not a number at step {step}. Clips of that step: '
+          f'{", ".join(names)}. Last good checkpoint: {last}. A lower '
+          'schedule.learning_rate or a longer warm-up usually mends it.')
+    for name in ('loss', 'correct', 'count'):
+      sums[name] = sums.get(name, 0.0) + metrics[name]
+    sums.update({name: metrics[name]
+                 for name in ('learning_rate', 'grad_norm')})
+
+  def log(self, writer, progress, step, sums):
+    """Writes the means since the last line and starts new sums."""
+    count = max(sums['count'], 1.0)
+    figures = {'loss': sums['loss'] / count, 'top1': sums['correct'] / count}
+    progress.advance(self.config.batch_size, **figures)
+    writer.write(step, step / self.inputs.steps_per_epoch, 'train', {
+        **figures, 'learning_rate': sums['learning_rate'],
+        'grad_norm': sums['grad_norm'],
+        'waiting_for_data': progress.waiting_share()})
+    sums.clear()
+
+  def evaluate(self, state, progress):
+    """Scores the evaluation videos with a state's weights."""
+    return self.evaluator(state.variables(), self.inputs, progress)
+
+  def watch_plateau(self, state, loss):
+    """Tells the plateau schedule how an evaluation went."""
+    if not self.plateau:
+      return state
+    _, plateau = jax.jit(
+        lambda s, p, v: self.plateau.update({}, s, p, value=v))(
+            state.plateau, {}, np.float32(loss))
+    plateau = jax.device_put(plateau, sharding.replicated(self.mesh))
+    return state.replace(plateau=plateau)
+
+  def describe(self, step) -> dict:
+    """Returns what a checkpoint carries beside the weights."""
+    return {
+        'format': 1, 'step': step, 'model': self.arguments,
+        'classes': list(self.inputs.classes), 'pixels': self.inputs.pixels,
+        'data': self.inputs.card, 'config': plain(self.config),
+        'version': vidattn_jax.__version__, 'revision': revision()}
+
+  def report(self, result, step):
+    """Writes the results of the last step and the picture of the run."""
+    if jax.process_index() == 0:
+      write_result(self.workdir / 'eval', self.config, self.inputs, result,
+                   step)
+      writer_lib.plot_run(self.workdir, result, self.workdir / 'curves.png')
+      writer_lib.say(f'Pictures and results: {self.workdir / "curves.png"}, '
+                     f'{self.workdir / "eval"}')
+
+
+def make_evaluator(config, mesh, model):
+  """Builds the function that evaluates weights on a run's videos.
+
+  Args:
+    config: the run's configuration.
+    mesh: the mesh.
+    model: the network.
+
+  Returns:
+    Function (variables, inputs, progress or None) -> `evaluate.Result`.
+  """
+  eval_step = jax.jit(state_lib.make_eval_step(
+      model, tuple(config.data.mean), tuple(config.data.std),
+      config.model.dtype), out_shardings=sharding.batch_sharding(mesh))
+  score = evaluation.make_scorer(
+      eval_step, mesh, config.eval.crops, config.eval.views_per_pass,
+      config.eval.average)
+
+  def run(variables, inputs, progress):
+    return evaluation.evaluate(
+        variables, inputs.eval_batches(), score, inputs.eval_names,
+        inputs.classes, config.eval.average, progress)
+
+  return run
+
+
+def evaluate_checkpoint(config, workdir, inputs: Inputs):
+  """Restores a checkpoint and evaluates it.
+
+  Args:
+    config: the run's configuration; `eval.checkpoint` says which one.
+    workdir: the run's directory.
+    inputs: the data.
+
+  Returns:
+    (`evaluate.Result`, step, path of the written scores).
+
+  Raises:
+    ValueError: there is no such checkpoint, or it does not fit.
+  """
+  mesh = sharding.make_mesh(config)
+  sharding.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
+  checkpoints, step = checkpoint.find(workdir, config.eval.checkpoint)
+  description = checkpoints.description(step)
+  if description['classes'] != list(inputs.classes):
+    raise TrainingError(
+        f'The checkpoint {checkpoints.directory / str(step)} knows '
+        f'{len(description["classes"])} classes and the data '
+        f'{len(inputs.classes)}, or their names differ; evaluate it on the '
+        'classes that it was trained on (data.classes).')
+  arguments = state_lib.model_arguments(config, len(inputs.classes))
+  for key, value in description['model'].items():
+    if key not in ('num_frames', 'dtype', 'dropout') and (
+        arguments.get(key) != value):
+      raise TrainingError(
+          f'The checkpoint {checkpoints.directory / str(step)} was trained '
+          f'with model.{key}={value!r}; the configuration says '
+          f'{arguments.get(key)!r}. Evaluate it with its own configuration.')
+  model = state_lib.build_model(arguments)
+  variables = checkpoints.restore_variables(step)
+  variables = jax.device_put(variables, sharding.replicated(mesh))
+  checkpoints.close()
+  progress = writer_lib.Progress('evaluate', len(inputs.eval_names))
+  result = make_evaluator(config, mesh, model)(
+      variables, inputs, progress.advance)
+  progress.close()
+  path = None
+  if jax.process_index() == 0:
+    path = write_result(epath.Path(workdir) / 'eval', config, inputs, result,
+                        step)
+    writer_lib.plot_run(workdir, result, path.with_suffix('.png'))
+  return result, step, path
+
+
+def write_result(directory, config, inputs, result, step):
+  """Writes scores (`.npz`) and their card (`.json`), and returns the scores'
+  path.
+
+  Args:
+    directory: where to write; made if need be.
+    config: the run's configuration.
+    inputs: the data.
+    result: an `evaluate.Result`.
+    step: the weights' step.
+
+  Returns:
+    Path of the `.npz` file.
+  """
+  directory = epath.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  frames = config.eval.num_frames or config.model.num_frames
+  stem = (f'step{step}_{frames}x{result.clip_scores.shape[1]}x'
+          f'{config.eval.crops}')
+  path = directory / f'{stem}.npz'
+  result.save(path)
+  checkpoint.write_json(directory / f'{stem}.json', {
+      'result': result.summary(), 'step': step,
+      'views': {'frames': frames, 'clips': result.clip_scores.shape[1],
+                'crops': config.eval.crops},
+      'unreadable': list(result.unreadable), 'data': inputs.card,
+      'pixels': inputs.pixels, 'config': plain(config),
+      'version': vidattn_jax.__version__, 'revision': revision()})
+  return path
+
+
+def plain(config) -> dict:
+  """Returns a configuration as plain data."""
+  return json.loads(config.to_json())
+
+
+def revision() -> str:
+  """Returns the code's git revision, or '' outside a checkout."""
+  root = epath.Path(__file__).parent.parent.parent
+  if not (root / '.git').exists():
+    return ''
+  try:
+    done = subprocess.run(
+        ['git', '-C', str(root), 'describe', '--always', '--dirty'],
+        capture_output=True, text=True, timeout=10, check=False)
+  except (OSError, subprocess.TimeoutExpired):
+    return ''
+  return done.stdout.strip()
+
+
+def flatten(config, prefix='') -> dict:
+  """Returns {dotted key: value} of nested plain data."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, (dict, ml_collections.ConfigDict)):
+      flat.update(flatten(value, f'{prefix}{key}.'))
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def claim_workdir(workdir, config, inputs: Inputs):
+  """Makes a workdir this run's own, or checks that it already is.
+
+  Args:
+    workdir: the directory.
+    config: the run's configuration.
+    inputs: the data.
+
+  Raises:
+    TrainingError: the directory belongs to a run with another configuration
+      or other data; the message names what differs.
+  """
+  workdir = epath.Path(workdir)
+  path = workdir / 'config.json'
+  mine = {'config': plain(config),
+          'fingerprint': inputs.card.get('train', {}).get('fingerprint', '')}
+  if path.exists():
+    theirs = json.loads(path.read_text())
+    old, new = flatten(theirs['config']), flatten(mine['config'])
+    for key in sorted(old.keys() | new.keys()):
+      if not key.startswith(_FREE_KEYS) and old.get(key) != new.get(key):
+        raise TrainingError(
+            f'{workdir} belongs to a run with {key}={old.get(key)!r}; this one '
+            f'has {new.get(key)!r}. Choose another --workdir, or start there '
+            'from its weights with --config.init_from.')
+    if theirs['fingerprint'] != mine['fingerprint']:
+      raise TrainingError(
+          f'The training videos are not those that {workdir} was started with '
+          f'(fingerprint {theirs["fingerprint"]}, now {mine["fingerprint"]}). '
+          'Bring them back, or choose another --workdir.')
+  elif jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(path, mine)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('workdir')
+
+
+def _interval(epochs: float, steps_per_epoch: int) -> int:
+  return max(1, round(epochs * steps_per_epoch))
+
+
+def _on_devices(mesh, batch: dict) -> Any:
+  """Puts what a step needs on the devices; the names stay on the host."""
+  return sharding.to_devices(
+      mesh, {key: batch[key] for key in ('video', 'label', 'mask')})
+
+
+class _StopSignal:
+  """Turns SIGTERM and the first Ctrl-C into a wish to stop after a step."""
+
+  def __init__(self):
+    self._received = False
+    self._previous = {}
+
+  def __enter__(self):
+    for number in (signal.SIGTERM, signal.SIGINT):
+      try:
+        self._previous[number] = signal.signal(number, self._receive)
+      except ValueError:  # not in the main thread
+        pass
+    return self
+
+  def __exit__(self, *unused):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _receive(self, number, frame):
+    del frame
+    self._received = True
+    # A second one acts at once.
+    signal.signal(number, self._previous[number])
+
+  def requested(self, step: int) -> bool:
+    """Tells whether to stop; the same answer on every process."""
+    if jax.process_count() == 1:
+      return self._received
+    return multihost_utils.reached_preemption_sync_point(step)
