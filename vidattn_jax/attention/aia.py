@@ -1,0 +1,159 @@
+"""Attention in Attention: the units C, ST, CinST, STinC and their pairs.
+
+Hao et al., "Attention in Attention: Modeling Context Correlation for
+Efficient Video Classification", 2022. Where text and published code differ,
+the code is followed: the maximum precedes the mean, the last product is with
+the unit's input, and a pair in parallel is averaged.
+"""
+
+from collections.abc import Callable
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from vidattn_jax.ops import planes
+
+# What each gate pools away, as an axis of [N, T, H, W, C].
+AXES = {'T': 1, 'H': 2, 'W': 3, 'C': 4}
+
+_KAIMING = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+_XAVIER = nn.initializers.xavier_normal()
+
+
+class PlaneConv(nn.Module):
+  """3x3x3 convolution of two planes into one, without bias.
+
+  Attributes:
+    kernel_init: initialiser of the kernel [3, 3, 3, 2, 1].
+    dtype: type of the computation.
+  """
+  kernel_init: Callable = _KAIMING
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns [N, A, B, C] from planes [N, 2, A, B, C]."""
+    kernel = self.param('kernel', self.kernel_init, (3, 3, 3, 2, 1))
+    return planes.convolve_planes(x.astype(self.dtype),
+                                  kernel.astype(self.dtype))
+
+
+class Gate(nn.Module):
+  """Gate over three axes, from maximum and mean along the fourth.
+
+  The convolution slides over channels as over the other axes.
+
+  Attributes:
+    pooled: 'T', 'H', 'W' or 'C', the axis that is pooled away.
+    kernel_init: initialiser of the convolution.
+    dtype: type of the computation; statistics are float32.
+  """
+  pooled: str
+  kernel_init: Callable = _KAIMING
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns the gate, in (0, 1), of size 1 along the pooled axis."""
+    axis = AXES[self.pooled]
+    z = planes.pool_planes(x, axis)
+    z = PlaneConv(self.kernel_init, self.dtype, name='conv')(z)[..., None]
+    z = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5,
+                     dtype=self.dtype, name='bn')(z)[..., 0]
+    gate = nn.sigmoid(z)
+    self.sow('intermediates', 'gate', gate)
+    return jnp.expand_dims(gate, axis)
+
+
+def _mean_gate(x, train, kernel_init, dtype):
+  """Returns the mean of the gates T, H and W; call it in a compact method."""
+  gates = [Gate(axis, kernel_init, dtype, name=axis)(x, train)
+           for axis in 'THW']
+  return (gates[0] + gates[1] + gates[2]) / 3
+
+
+class C(nn.Module):
+  """The channel context gates time and space: x * gC(x)."""
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns [N, T, H, W, C], as `x`."""
+    return x * Gate('C', dtype=self.dtype, name='C')(x, train)
+
+
+class ST(nn.Module):
+  """Time, height and width gate together: x * (gT + gH + gW)(x) / 3."""
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns [N, T, H, W, C], as `x`."""
+    return x * _mean_gate(x, train, _KAIMING, self.dtype)
+
+
+class CinST(nn.Module):
+  """The gates of ST see what the gate of C has weighted.
+
+  z = x * gC(x), then x * (gT + gH + gW)(z) / 3.
+  """
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns [N, T, H, W, C], as `x`."""
+    z = x * Gate('C', _KAIMING, self.dtype, name='C')(x, train)
+    return x * _mean_gate(z, train, _XAVIER, self.dtype)
+
+
+class STinC(nn.Module):
+  """The gate of C sees what the gates of ST have weighted.
+
+  z = x * (gT + gH + gW)(x) / 3, then x * gC(z).
+  """
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns [N, T, H, W, C], as `x`."""
+    z = x * _mean_gate(x, train, _KAIMING, self.dtype)
+    return x * Gate('C', _XAVIER, self.dtype, name='C')(z, train)
+
+
+class Pair(nn.Module):
+  """Two units, one after the other or side by side.
+
+  Attributes:
+    first: makes the first unit, by name and type.
+    second: makes the second.
+    parallel: True for the mean of both; False for second(first(x)).
+    dtype: type of the computation.
+  """
+  first: Callable[..., nn.Module]
+  second: Callable[..., nn.Module]
+  parallel: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns [N, T, H, W, C], as `x`."""
+    y = self.first(dtype=self.dtype, name='eft1')(x, train)
+    if not self.parallel:
+      return self.second(dtype=self.dtype, name='eft2')(y, train)
+    return (y + self.second(dtype=self.dtype, name='eft2')(x, train)) / 2
+
+
+UNITS = {
+    'C': C,
+    'ST': ST,
+    'C->ST': functools.partial(Pair, C, ST),
+    'ST->C': functools.partial(Pair, ST, C),
+    'C+ST': functools.partial(Pair, C, ST, parallel=True),
+    'CinST': CinST,
+    'STinC': STinC,
+    'CinST->STinC': functools.partial(Pair, CinST, STinC),
+    'STinC->CinST': functools.partial(Pair, STinC, CinST),
+    'CinST+STinC': functools.partial(Pair, STinC, CinST, parallel=True),
+}

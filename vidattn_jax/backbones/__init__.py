@@ -1,0 +1,1 @@
+"""Backbones: from clips to features, with any attention unit inside."""

@@ -1,0 +1,36 @@
+"""BatchNorm that keeps its running statistics in training."""
+
+from flax import linen as nn
+
+
+def is_below(path: str, prefixes) -> bool:
+  """Tells whether a path, 'a/b/c', is one of the prefixes or lies below it."""
+  return any(f'{path}/'.startswith(p.rstrip('/') + '/') for p in prefixes)
+
+
+def frozen_statistics(freeze: tuple[str, ...] = (), partial_bn: bool = False):
+  """Makes some BatchNorm layers use, and keep, their running statistics.
+
+  Args:
+    freeze: prefixes of the layers' paths, such as 'backbone/bn1' or
+      'backbone/layer1'.
+    partial_bn: freeze all of the backbone's layers but the first. Those of
+      attention units go on learning.
+
+  Returns:
+    Context manager, for the call of the modules that hold the layers.
+  """
+
+  def is_frozen(path):
+    name = '/'.join(path)
+    backbone = path[0] == 'backbone' and 'attention' not in path
+    return is_below(name, freeze) or (
+        partial_bn and backbone and name != 'backbone/bn1')
+
+  def interceptor(call, args, kwargs, context):
+    if isinstance(context.module, nn.BatchNorm) and (
+        context.method_name == '__call__' and is_frozen(context.module.path)):
+      kwargs = {**kwargs, 'use_running_average': True}
+    return call(*args, **kwargs)
+
+  return nn.intercept_methods(interceptor)
