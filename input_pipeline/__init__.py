@@ -1,0 +1,1 @@
+"""Videos in, batches of uint8 clips out; imports no JAX."""

@@ -1,0 +1,263 @@
+"""Batches of clips on grain: the step is the only state of the stream.
+
+Every draw (order, frames, crop, flip) depends on the seed and on the position
+in the endless global stream alone. A process takes its block of rows of each
+global batch, so the global batches are the same, row for row, for any number of
+processes, workers and threads, and a restart from any step is exact.
+"""
+
+from absl import flags
+from absl import logging
+import grain
+import numpy as np
+
+from input_pipeline import decode
+from input_pipeline import sampling
+from input_pipeline import transforms
+
+# Grey level of a slot whose video could not be decoded.
+_GREY = 128
+
+
+def steps_per_epoch(dataset, config):
+  """Returns the steps of one pass over the training set, at least 1.
+
+  Args:
+    dataset: `sources.Dataset`.
+    config: the whole configuration.
+  """
+  return max(len(dataset.records) // config.batch_size, 1)
+
+
+def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
+                  shard_count=1):
+  """Iterates over this process's share of the training batches.
+
+  The stream repeats the reshuffled records without end, so that a batch may
+  span two passes. A video that cannot be decoded any more keeps its slot: grey
+  frames and mask 0.
+
+  Args:
+    dataset: `sources.Dataset` of labelled records.
+    config: the whole configuration.
+    start_step: step of the first batch.
+    num_steps: number of batches.
+    shard_index: number of this process.
+    shard_count: processes that share each batch.
+
+  Returns:
+    iterator, to be closed or run to its end, of dicts with b = batch_size //
+    shard_count rows: video uint8 [b, T, H, W, 3], label int32 [b], mask float32
+    [b] (1, or 0 for a slot without video), index int32 [b] (position in
+    `dataset.records`).
+
+  Raises:
+    ValueError: keys that cannot be, or unlabelled records.
+  """
+  transforms.check_train(config)
+  rows = _rows(config.batch_size, 'batch_size', shard_index, shard_count)
+  unlabelled = [r.name for r in dataset.records if r.label is None]
+  if unlabelled:
+    raise ValueError(f'{unlabelled[0]} has no label and cannot be trained on')
+  load = _TrainClip(
+      dataset, config,
+      transforms.flip_labels(config.data.flip_pairs, dataset.classes))
+  stream = (grain.MapDataset.range(len(dataset.records)).seed(config.seed)
+            .shuffle().repeat().random_map(load))
+  shard = _Shard(stream, start_step, num_steps, config.batch_size, rows)
+  return _iterate(shard.batch(len(rows)), config.data)
+
+
+def eval_batches(dataset, config, *, shard_index=0, shard_count=1):
+  """Iterates once over this process's share of all videos, in order.
+
+  Rows are padded to full batches, so that every process makes the same number
+  of steps; padding repeats records with mask 0. A video that cannot be decoded
+  any more has mask 0 as well: its index then appears with no mask 1.
+
+  Args:
+    dataset: `sources.Dataset`.
+    config: the whole configuration.
+    shard_index: number of this process.
+    shard_count: processes that share each batch.
+
+  Returns:
+    iterator, to be closed or run to its end, of dicts with b = eval.batch_size
+    // shard_count rows: video uint8 [b, V, T, H, W, 3] (see
+    `transforms.views_from_recipe`), label int32 [b] (-1 if unlabelled), mask
+    float32 [b], index int32 [b] (position in `dataset.records`).
+
+  Raises:
+    ValueError: keys that cannot be.
+  """
+  batch_size = config.eval.batch_size
+  rows = _rows(batch_size, 'eval.batch_size', shard_index, shard_count)
+  load = _EvalViews(dataset, config, transforms.pixel_recipe(config))
+  stream = grain.MapDataset.range(len(dataset.records)).repeat().map_with_index(
+      load)
+  steps = -(-len(dataset.records) // batch_size)
+  shard = _Shard(stream, 0, steps, batch_size, rows)
+  return _iterate(shard.batch(len(rows)), config.data)
+
+
+def _rows(batch_size, key, shard_index, shard_count):
+  """Returns the rows of a global batch that belong to a process."""
+  if batch_size < 1 or batch_size % shard_count:
+    raise ValueError(f'{key}={batch_size} must be a positive multiple of the '
+                     f'{shard_count} processes')
+  share = batch_size // shard_count
+  return range(shard_index * share, (shard_index + 1) * share)
+
+
+class _Shard(grain.MapDataset):
+  """The rows of each global batch that belong to one process."""
+
+  def __init__(self, parent, start_step, num_steps, batch_size, rows):
+    super().__init__(parent)
+    self._start_step = start_step
+    self._num_steps = num_steps
+    self._batch_size = batch_size
+    self._rows = rows
+
+  def __len__(self):
+    return self._num_steps * len(self._rows)
+
+  def __getitem__(self, index):
+    step, row = divmod(index, len(self._rows))
+    position = (self._start_step + step) * self._batch_size + self._rows[row]
+    return self._parent[position]
+
+
+def _iterate(batches, data):
+  """Runs a MapDataset of batches in threads or worker processes."""
+  # Buffers count batches here; grain's default of 500 would fill the memory.
+  # Each thread makes whole batches.
+  buffer = max(data.prefetch, data.threads, 1)
+  dataset = batches.to_iter_dataset(grain.ReadOptions(
+      num_threads=max(data.threads, 1), prefetch_buffer_size=buffer))
+  if data.workers:
+    # The workers inherit absl's flags, which a notebook never parses.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(
+        num_workers=data.workers,
+        per_worker_buffer_size=max(data.prefetch // data.workers, 1)))
+  return _closing(dataset)
+
+
+def _closing(dataset):
+  """Yields batches and releases threads, processes and shared memory after."""
+  iterator = iter(dataset)
+  try:
+    yield from iterator
+  finally:
+    close = getattr(iterator, 'close', None)
+    if close:
+      close()
+
+
+class _Frames:
+  """Reads resized frames of records, from memory if they are kept there."""
+
+  def __init__(self, dataset, data):
+    self._records = dataset.records
+    self._data = data
+    self._kept = {} if data.cache_frames else None
+
+  def read(self, index, frame_indices):
+    """Returns frames of record `index`, uint8 [n, h, w, 3], resized."""
+    if self._kept is None:
+      return self._decode(index, frame_indices)
+    if index not in self._kept:
+      self._kept[index] = self._decode(
+          index, range(self._records[index].num_frames))
+    return self._kept[index][frame_indices]
+
+  def _decode(self, index, frame_indices):
+    frames = read_frames(self._records[index], frame_indices, self._data)
+    return transforms.resize(frames, self._data.resize)
+
+
+class _TrainClip:
+  """Makes the slot of a training batch from (record index, generator)."""
+
+  def __init__(self, dataset, config, flipped):
+    self._records = dataset.records
+    self._frames = _Frames(dataset, config.data)
+    self._data = config.data
+    self._num_frames = config.model.num_frames
+    self._crop_size = tuple(config.model.crop_size)
+    self._flipped = flipped
+
+  def __call__(self, index, rng):
+    record = self._records[index]
+    args = rng, record.num_frames, self._num_frames
+    if self._data.sampling == 'dense':
+      indices = sampling.dense_train(*args, span=self._data.dense_span)
+    else:
+      indices = sampling.segment_train(*args)
+    label, mask = record.label, 1
+    try:
+      video, label = transforms.train_clip(
+          rng, self._frames.read(index, indices), label, self._data,
+          self._crop_size, self._flipped)
+    except decode.VideoError as error:
+      logging.warning('Masked in training: %s', error)
+      video = np.full(
+          (self._num_frames, *self._crop_size, 3), _GREY, np.uint8)
+      mask = 0
+    return _slot(video, label, mask, index)
+
+
+class _EvalViews:
+  """Makes the slot of an evaluation batch from (position, record index)."""
+
+  def __init__(self, dataset, config, recipe):
+    self._records = dataset.records
+    self._frames = _Frames(dataset, config.data)
+    self._recipe = recipe
+
+  def __call__(self, position, index):
+    record = self._records[index]
+    label = -1 if record.label is None else record.label
+    recipe = self._recipe
+    if position < len(self._records):
+      try:
+        video = transforms.views_from_recipe(
+            recipe, record.num_frames, lambda i: self._frames.read(index, i))
+        return _slot(video, label, 1, index)
+      except decode.VideoError as error:
+        logging.warning('Masked in evaluation: %s', error)
+    views = recipe['crops'] * recipe['clips']
+    video = np.full(
+        (views, recipe['num_frames'], *recipe['crop_size'], 3), _GREY, np.uint8)
+    return _slot(video, label, 0, index)
+
+
+def _slot(video, label, mask, index):
+  return {
+      'video': np.ascontiguousarray(video),
+      'label': np.int32(label),
+      'mask': np.float32(mask),
+      'index': np.int32(index),
+  }
+
+
+def read_frames(record, indices, data):
+  """Decodes frames of a record.
+
+  Args:
+    record: `sources.Record`.
+    indices: frame numbers from 0.
+    data: the section `data` of the configuration.
+
+  Returns:
+    uint8 [len(indices), H, W, 3] in the video's own size.
+
+  Raises:
+    decode.VideoError: the frames cannot be had.
+  """
+  if record.entry.codec == 'folder':
+    return decode.decode_folder(
+        record.path, indices, data.frame_template, data.first_frame)
+  return decode.decode_frames(record.path, indices, record.entry, data.rotate)

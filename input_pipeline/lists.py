@@ -1,0 +1,181 @@
+"""Readers of the text files that name a data set's videos and classes."""
+
+import csv
+import dataclasses
+import os
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """A video as a list or folder names it, not yet looked at.
+
+  Attributes:
+    name: its path relative to the data's root.
+    path: where it should be.
+    label: label as written, a number or a class name; None if there is none.
+    num_frames: frame count as written, or None.
+    where: what to name in an error: the folder, or the file and line.
+  """
+
+  name: str
+  path: str
+  label: str | None
+  num_frames: int | None
+  where: str
+
+
+def is_integer(text):
+  """Tells whether a label is written as a number."""
+  return re.fullmatch(r'-?\d+', text) is not None
+
+
+def read_classes(path):
+  """Reads class names, one a line.
+
+  Args:
+    path: text file; its line order is the order of the labels.
+
+  Returns:
+    tuple of names.
+
+  Raises:
+    ValueError: missing file, empty line or a name that stands twice.
+  """
+  lines = _lines(path, 'data.classes')
+  while lines and not lines[-1].strip():
+    lines.pop()
+  names = {}
+  for number, line in enumerate(lines, 1):
+    name = line.strip()
+    if not name:
+      raise ValueError(f'{path}, line {number}: an empty class name')
+    if name in names:
+      raise ValueError(f'{path}, line {number}: class {name!r} stands twice, '
+                       f'before in line {names[name]}')
+    names[name] = number
+  if not names:
+    raise ValueError(f'{path}: it names no class')
+  return tuple(names)
+
+
+def read_list(path, root, classes, split):
+  """Reads lines `path label` or `path num_frames label`.
+
+  Paths, and class names where `classes` are given, may hold spaces: of the ways
+  to read a line, one whose path exists is taken. In evaluation a line may be a
+  path alone: an unlabelled video.
+
+  Args:
+    path: the list.
+    root: directory that the paths are relative to.
+    classes: class names, () if not known.
+    split: 'train' or 'eval'.
+
+  Returns:
+    list of Item.
+
+  Raises:
+    ValueError: missing list, or a line that cannot be parsed.
+  """
+  items = []
+  for number, line in enumerate(_lines(path, f'data.{split}_list'), 1):
+    if not line.strip():
+      continue
+    where = f'{path}, line {number}'
+    readings = _readings(line.strip(), classes, split)
+    if not readings:
+      raise ValueError(
+          f"{where}: {line.strip()!r} is neither 'path label' nor "
+          "'path num_frames label'")
+    name, label, num_frames = next(
+        (r for r in readings if os.path.exists(os.path.join(root, r[0]))),
+        readings[0])
+    items.append(
+        Item(name, os.path.join(root, name), label, num_frames, where))
+  return items
+
+
+def read_csv(path, config_data, split):
+  """Reads a CSV file with a header.
+
+  Args:
+    path: the file.
+    config_data: the section `data` of the configuration; its keys `csv_*` name
+      the columns and the values of the split column.
+    split: 'train' or 'eval'.
+
+  Returns:
+    list of Item. In evaluation an empty label is an unlabelled video.
+
+  Raises:
+    ValueError: missing file, column or value.
+  """
+  rows = csv.DictReader(_lines(path, f'data.{split}_list', keepends=True))
+  header = rows.fieldnames or []
+  for key in ('csv_path', 'csv_label', 'csv_frames', 'csv_split'):
+    column = config_data[key]
+    needed = column or key == 'csv_path' or (
+        key == 'csv_label' and split == 'train')
+    if needed and column not in header:
+      raise ValueError(
+          f'{path}: it has no column {column!r} (data.{key}); its columns are '
+          f'{", ".join(header)}')
+  values = {v.strip() for v in config_data[f'csv_{split}'].split(',')}
+  items = []
+  for row in rows:
+    where = f'{path}, line {rows.line_num}'
+    if config_data.csv_split and (
+        (row[config_data.csv_split] or '').strip() not in values):
+      continue
+    name = (row[config_data.csv_path] or '').strip()
+    label = (row.get(config_data.csv_label) or '').strip() or None
+    if not name or (label is None and split == 'train'):
+      missing = config_data.csv_label if name else config_data.csv_path
+      raise ValueError(f'{where}: column {missing!r} is empty')
+    frames = (row[config_data.csv_frames] or '').strip() if (
+        config_data.csv_frames) else ''
+    if frames and not (is_integer(frames) and int(frames) > 0):
+      raise ValueError(f'{where}: {frames!r} is no frame count')
+    items.append(Item(name, os.path.join(config_data.root, name), label,
+                      int(frames) if frames else None, where))
+  if not items and config_data.csv_split:
+    raise ValueError(
+        f'{path}: no row has {" or ".join(sorted(values))} in column '
+        f'{config_data.csv_split!r} (data.csv_{split})')
+  return items
+
+
+def _readings(line, classes, split):
+  """Returns the ways (path, label, num_frames) to read a line, best first."""
+  words = [match.span() for match in re.finditer(r'\S+', line)]
+  readings = []
+  longest = max((len(name.split()) for name in classes), default=1)
+  for count in range(min(longest, len(words) - 1), 0, -1):
+    label = line[words[-count][0]:]
+    if count > 1 and label not in classes:
+      continue
+    rest = words[:-count]
+    last = line[slice(*rest[-1])]
+    if len(rest) > 1 and last.isdecimal() and int(last) > 0:
+      readings.append((line[:rest[-2][1]], label, int(last)))
+    readings.append((line[:rest[-1][1]], label, None))
+  if split == 'eval':
+    # Last, as a list of `path label` may name missing files; first if the
+    # line cannot be anything else.
+    readings.append((line, None, None))
+  return readings
+
+
+def _lines(path, key, keepends=False):
+  try:
+    with open(path, encoding='utf-8-sig', newline='') as file:
+      return file.read().splitlines(keepends)
+  except FileNotFoundError:
+    raise ValueError(f'{path}: no such file ({key})') from None
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: it is not a text file in UTF-8 ({key})'
+                    ) from error
+  except OSError as error:
+    raise ValueError(f'{path}: it cannot be read, {error.strerror} ({key})'
+                    ) from error

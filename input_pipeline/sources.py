@@ -1,0 +1,321 @@
+"""Data sets: folders of classes, lists, CSV files; checked before training."""
+
+import collections
+import dataclasses
+import hashlib
+import os
+
+from absl import logging
+
+from input_pipeline import decode
+from input_pipeline import index
+from input_pipeline import lists
+
+SPLITS = ('train', 'eval')
+# Names of the evaluation folder of a root that is split.
+_EVAL_FOLDERS = ('val', 'test', 'validation')
+_SUFFIXES = (
+    '.3g2', '.3gp', '.asf', '.avi', '.divx', '.f4v', '.flv', '.gif', '.m2ts',
+    '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.mxf', '.ogv',
+    '.ts', '.vob', '.webm', '.wmv', '.y4m')
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One usable video.
+
+  Attributes:
+    name: its path relative to the data's root; unique in the data set.
+    path: where it is: a video file or a folder of frames.
+    label: class, 0 to the number of classes - 1; None if unlabelled.
+    num_frames: frames that can be asked for.
+    entry: what the index knows of it.
+  """
+
+  name: str
+  path: str
+  label: int | None
+  num_frames: int
+  entry: decode.IndexEntry
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """The usable videos of one split.
+
+  Attributes:
+    split: 'train' or 'eval'.
+    records: the videos, in a fixed order.
+    classes: class names, in the order of the labels.
+    dropped: (name, reason) of each video or file that is not used.
+    fingerprint: hash of the names, labels and contents of `records`.
+  """
+
+  split: str
+  records: tuple[Record, ...]
+  classes: tuple[str, ...]
+  dropped: tuple[tuple[str, str], ...]
+  fingerprint: str
+
+  def summary(self):
+    """Returns what a report should say of the set, as plain values."""
+    return {
+        'split': self.split,
+        'videos': len(self.records),
+        'unlabelled': sum(r.label is None for r in self.records),
+        'frames': sum(r.num_frames for r in self.records),
+        'classes': len(self.classes),
+        'sha256': self.fingerprint,
+        'dropped': [list(item) for item in self.dropped],
+    }
+
+
+def load(config_data, split, index_file=''):
+  """Finds, checks and indexes the videos of a split.
+
+  Args:
+    config_data: the section `data` of the configuration.
+    split: 'train' or 'eval'.
+    index_file: JSON file that keeps the index; `config_data.index_file` goes
+      before it. '' keeps none.
+
+  Returns:
+    Dataset. Bad videos are in `dropped`, with the reason.
+
+  Raises:
+    ValueError: the data cannot be used as configured; one sentence names the
+      file, the line or the key.
+  """
+  if split not in SPLITS:
+    raise ValueError(f"the split must be 'train' or 'eval', not {split!r}")
+  if config_data.classes:
+    named = lists.read_classes(_find(config_data, config_data.classes))
+  else:
+    named = ()
+  if _list_of(config_data, split):
+    items, ignored = _from_list(config_data, split, named), []
+  else:
+    items, ignored = _from_folders(config_data, split)
+  if not items:
+    raise ValueError(
+        f'{_place(config_data, split)} holds no video for {split}')
+  classes = named or _derive_classes(config_data, split, items)
+  ids = {name: i for i, name in enumerate(classes)}
+  labels = [_label(item, ids) for item in items]
+  _check_unique(items)
+  return _checked(config_data, split, items, labels, classes, ignored,
+                  config_data.index_file or index_file)
+
+
+def _checked(config_data, split, items, labels, classes, ignored, index_file):
+  """Drops bad videos and returns the Dataset, or raises if too many are."""
+  entries = index.build(
+      [item.path for item in items], config_data.index, index_file,
+      frame_template=config_data.frame_template,
+      first_frame=config_data.first_frame)
+  records, bad = [], []
+  for item, label in zip(items, labels, strict=True):
+    entry = entries[os.path.abspath(item.path)]
+    num_frames, reason = entry.num_frames, entry.error
+    if entry.codec == 'folder' and not reason and item.num_frames is not None:
+      if item.num_frames > num_frames:
+        reason = (f'the list promises {item.num_frames} frames, '
+                  f'the folder holds {num_frames}')
+      num_frames = item.num_frames
+    if reason:
+      bad.append((item.name, reason))
+    else:
+      records.append(Record(item.name, item.path, label, num_frames, entry))
+  where = _place(config_data, split)
+  if len(bad) > config_data.max_bad_fraction * len(items):
+    shown = '; '.join(f'{name}: {reason}' for name, reason in bad[:3])
+    raise ValueError(
+        f'{len(bad)} of {len(items)} videos of {where} are unusable, more than '
+        f'data.max_bad_fraction={config_data.max_bad_fraction:g} allows; '
+        f'the first: {shown}')
+  if not records:
+    raise ValueError(f'{where} holds no usable video for {split}')
+  _check_classes_filled(records, classes, split, where, items)
+  for name, reason in bad:
+    logging.warning('Dropped %s: %s', name, reason)
+  fingerprint = index.fingerprint(
+      (r.name, r.label, r.entry.digest) for r in records)
+  return Dataset(split, tuple(records), tuple(classes),
+                 tuple(ignored + bad), fingerprint)
+
+
+def _list_of(config_data, split):
+  """Returns the list of a split; one CSV file may serve both."""
+  own = config_data.train_list if split == 'train' else config_data.eval_list
+  if own or not config_data.csv_split:
+    return own
+  return config_data.train_list or config_data.eval_list
+
+
+def _find(config_data, path):
+  """Takes a file as given, or under the root."""
+  under_root = os.path.join(config_data.root, path)
+  return path if os.path.exists(path) else under_root
+
+
+def _place(config_data, split):
+  return _list_of(config_data, split) or config_data.root
+
+
+def _from_list(config_data, split, named):
+  path = _find(config_data, _list_of(config_data, split))
+  if path.lower().endswith('.csv'):
+    return lists.read_csv(path, config_data, split)
+  return lists.read_list(path, config_data.root, named, split)
+
+
+def _listdir(path):
+  try:
+    names = sorted(os.listdir(path))
+  except FileNotFoundError:
+    raise ValueError(f'{path}: no such directory (data.root)') from None
+  except OSError as error:
+    raise ValueError(
+        f'{path}: the directory cannot be read ({error.strerror})') from error
+  return [name for name in names if not name.startswith('.')]
+
+
+def _folders(path):
+  return [n for n in _listdir(path) if os.path.isdir(os.path.join(path, n))]
+
+
+def _split_folders(root):
+  """Returns {split: folder} of a root that is split, else {}."""
+  folders = _folders(root)
+  held_out = [name for name in _EVAL_FOLDERS if name in folders]
+  if 'train' not in folders or not held_out:
+    return {}
+  return {'train': 'train', 'eval': held_out[0]}
+
+
+def _from_folders(config_data, split):
+  """Returns ([Item], [(name, reason)] of files that are no videos)."""
+  root = config_data.root
+  if not root:
+    raise ValueError(
+        f'there is nothing to load for {split}: set data.root, or '
+        f'data.{split}_list')
+  splits = _split_folders(root)
+  top = os.path.join(root, splits[split]) if splits else root
+  class_names = _folders(top)
+  if not class_names:
+    raise ValueError(
+        f'{top}: it holds no class folder (<class>/<video> is expected)')
+  items, ignored = [], []
+  for class_name in class_names:
+    videos, others = _class_folder(config_data, top, class_name)
+    if not videos:
+      raise ValueError(
+          f'{os.path.join(top, class_name)}: the class folder holds no video; '
+          'remove it or fill it')
+    if not splits and not (config_data.train_list or config_data.eval_list):
+      videos = _hold_out(videos, config_data.eval_fraction, split)
+    items += videos
+    ignored += others
+  return items, ignored
+
+
+def _class_folder(config_data, top, class_name):
+  folder = os.path.join(top, class_name)
+  first = config_data.frame_template.format(config_data.first_frame)
+  videos, others = [], []
+  for file in _listdir(folder):
+    path = os.path.join(folder, file)
+    name = os.path.relpath(path, config_data.root)
+    if os.path.isdir(path):
+      if os.path.exists(os.path.join(path, first)):
+        videos.append(lists.Item(name, path, class_name, None, folder))
+      else:
+        others.append((name, f'a folder without {first}'))
+    elif os.path.splitext(file)[1].lower() in _SUFFIXES:
+      videos.append(lists.Item(name, path, class_name, None, folder))
+    else:
+      others.append((name, 'its name is not that of a video file'))
+  return videos, others
+
+
+def _hold_out(videos, fraction, split):
+  """Takes one class's part of a split, the same on every machine."""
+  if not 0 < fraction < 1:
+    raise ValueError(
+        f'data.eval_fraction={fraction:g} must lie between 0 and 1')
+  ranked = sorted(
+      videos, key=lambda v: hashlib.sha256(v.name.encode()).hexdigest())
+  count = round(fraction * len(videos))
+  # A class must be trained on, and be evaluated if it can be.
+  count = min(max(count, 1), len(videos) - 1)
+  held_out = {v.name for v in ranked[:count]}
+  return [v for v in videos if (v.name in held_out) == (split == 'eval')]
+
+
+def _derive_classes(config_data, split, items):
+  """Returns the class names that the training set implies."""
+  train_list = _list_of(config_data, 'train')
+  if train_list and split == 'eval':
+    items = _from_list(config_data, 'train', ())
+  texts = {item.label for item in items if item.label is not None}
+  if not train_list:
+    top = config_data.root
+    if top and os.path.isdir(top):
+      top = os.path.join(top, _split_folders(top).get('train', ''))
+      folders = _folders(top)
+      if split == 'train' or not config_data.eval_list or (
+          texts and texts <= set(folders)):
+        return tuple(folders)
+    raise ValueError(
+        f'{_place(config_data, split)}: the classes are not known; name them '
+        'in data.classes, or give data.train_list')
+  if not all(map(lists.is_integer, texts)):
+    return tuple(sorted(texts))
+  numbers = {int(t) for t in texts}
+  if min(numbers) > 0:
+    raise ValueError(
+        f'{train_list}: no video has label 0, the least is {min(numbers)}; '
+        'labels count from 0, or name the classes in data.classes')
+  return tuple(str(i) for i in range(max(numbers) + 1))
+
+
+def _label(item, ids):
+  """Returns an item's class number; a name goes before a number."""
+  if item.label is None:
+    return None
+  if item.label in ids:
+    return ids[item.label]
+  if lists.is_integer(item.label) and 0 <= int(item.label) < len(ids):
+    return int(item.label)
+  first, *_, last = *ids, *ids
+  raise ValueError(
+      f'{item.where}: label {item.label!r} is outside the {len(ids)} classes '
+      f'(0 {first!r} to {len(ids) - 1} {last!r})')
+
+
+def _check_unique(items):
+  seen = {}
+  for item in items:
+    if item.name in seen:
+      raise ValueError(
+          f'{item.where}: {item.name} stands twice, before at '
+          f'{seen[item.name]}')
+    seen[item.name] = item.where
+
+
+def _check_classes_filled(records, classes, split, where, items):
+  if split != 'train':
+    return
+  filled = collections.Counter(r.label for r in records)
+  empty = [name for i, name in enumerate(classes) if not filled[i]]
+  if not empty:
+    return
+  listed = {item.label for item in items}
+  broken = [name for name in empty
+            if name in listed or str(classes.index(name)) in listed]
+  if broken:
+    raise ValueError(
+        f'{where}: no video of class {broken[0]!r} is usable')
+  logging.warning('%d classes have no training video: %s', len(empty),
+                  ', '.join(empty[:5]))

@@ -1,0 +1,310 @@
+"""Sizes, crops, flips and views of uint8 frames; what a checkpoint keeps of it.
+
+Pillow resizes (bilinear, antialiased), as in the published codes: other
+resizers differ by many grey levels, so its name and version belong to the
+recipe.
+"""
+
+import av
+import numpy as np
+import PIL
+from PIL import Image
+
+from input_pipeline import sampling
+
+CROPS = (1, 3, 5, 10)
+
+
+def resize(frames, size):
+  """Resizes frames, bilinear with antialiasing.
+
+  Args:
+    frames: uint8 [T, H, W, 3].
+    size: length of the short side, the other in proportion; or (height, width).
+
+  Returns:
+    uint8 [T, h, w, 3].
+  """
+  height, width = frames.shape[1:3]
+  if isinstance(size, int):
+    short = min(height, width)
+    new = (int(height * size / short), int(width * size / short))
+  else:
+    new = tuple(size)
+  if new == (height, width):
+    return frames
+  bilinear = Image.Resampling.BILINEAR
+  return np.stack([
+      np.asarray(Image.fromarray(f).resize(new[::-1], bilinear)) for f in frames
+  ])
+
+
+def multiscale_sizes(image_size, crop_size, scales=(1, 0.875, 0.75, 0.66)):
+  """Lists the sizes that a multi-scale crop is drawn from.
+
+  Each side is the image's short side times one of `scales`; the two sides are
+  at most one scale apart. A side within 2 pixels of the crop's becomes that.
+
+  Args:
+    image_size: (height, width) of the frames.
+    crop_size: (height, width) that the crop is resized to.
+    scales: falling factors.
+
+  Returns:
+    list of (width, height), in the order of the TSN code.
+  """
+  sides = [int(min(image_size) * scale) for scale in scales]
+  heights, widths = (
+      [wanted if abs(side - wanted) < 3 else side for side in sides]
+      for wanted in crop_size)
+  return [(w, h) for i, h in enumerate(heights) for j, w in enumerate(widths)
+          if abs(i - j) <= 1]
+
+
+def fixed_offsets(image_size, crop_size):
+  """Lists the 13 places of a multi-scale crop.
+
+  Args:
+    image_size: (height, width) of the frames.
+    crop_size: (height, width) of the crop.
+
+  Returns:
+    list of (x, y) of the upper left corner, in the order of the TSN code.
+  """
+  y, x = ((whole - part) // 4 for whole, part in zip(image_size, crop_size))
+  return [(x * i, y * j) for i, j in (
+      (0, 0), (4, 0), (0, 4), (4, 4), (2, 2),
+      (0, 2), (4, 2), (2, 4), (2, 0),
+      (1, 1), (3, 1), (1, 3), (3, 3))]
+
+
+def multiscale_crop(rng, frames, crop_size, scales=(1, 0.875, 0.75, 0.66)):
+  """Cuts one random size at one of 13 places and resizes it.
+
+  Args:
+    rng: `np.random.Generator`.
+    frames: uint8 [T, H, W, 3].
+    crop_size: (height, width) of the result.
+    scales: falling factors of the short side.
+
+  Returns:
+    uint8 [T, *crop_size, 3].
+  """
+  image_size = frames.shape[1:3]
+  sizes = multiscale_sizes(image_size, crop_size, scales)
+  width, height = sizes[rng.integers(len(sizes))]
+  places = fixed_offsets(image_size, (height, width))
+  place = places[rng.integers(len(places))]
+  return resize(_cut(frames, place, (height, width)), crop_size)
+
+
+def random_crop(rng, frames, crop_size):
+  """Cuts `crop_size` (height, width) at a random place of [T, H, W, 3]."""
+  y, x = (int(rng.integers(max(whole - part, 0) + 1))
+          for whole, part in zip(frames.shape[1:3], crop_size))
+  return _cut(frames, (x, y), crop_size)
+
+
+def center_crop(frames, crop_size):
+  """Cuts `crop_size` (height, width) from the middle of [T, H, W, 3]."""
+  return crops(frames, crop_size, 1)[0]
+
+
+def crops(frames, crop_size, number):
+  """Cuts the crops of an evaluation.
+
+  Args:
+    frames: uint8 [T, H, W, 3].
+    crop_size: (height, width).
+    number: 1 (centre), 3 (left, right, centre; top, bottom, centre of an
+      upright image), 5 (four corners, centre) or 10 (those, then their flips).
+
+  Returns:
+    uint8 [number, T, *crop_size, 3].
+
+  Raises:
+    ValueError: another number, or a crop larger than the frames.
+  """
+  height, width = frames.shape[1:3]
+  down, right = height - crop_size[0], width - crop_size[1]
+  centre = (round(right / 2), round(down / 2))
+  if number == 1:
+    places = [centre]
+  elif number == 3:
+    # The published steps are quarters, rounded down.
+    x, y = right // 4, down // 4
+    places = ([(0, 2 * y), (4 * x, 2 * y), (2 * x, 2 * y)] if right >= down else
+              [(2 * x, 0), (2 * x, 4 * y), (2 * x, 2 * y)])
+  elif number in (5, 10):
+    places = [(0, 0), (right, 0), (0, down), (right, down), centre]
+  else:
+    raise ValueError(f'eval.crops must be one of {CROPS}, not {number}')
+  views = [_cut(frames, place, crop_size) for place in places]
+  if number == 10:
+    views += [view[:, :, ::-1] for view in views]
+  return np.stack(views)
+
+
+def flip_labels(flip_pairs, classes):
+  """Resolves which class a horizontally flipped clip belongs to.
+
+  Args:
+    flip_pairs: pairs of class names that a flip turns into each other.
+    classes: class names, in the order of the labels.
+
+  Returns:
+    int32 [K]: the label after the flip, for each label.
+
+  Raises:
+    ValueError: a name that is no class, or stands in two pairs.
+  """
+  labels = np.arange(len(classes), dtype=np.int32)
+  ids = {name: i for i, name in enumerate(classes)}
+  seen = set()
+  for pair in flip_pairs:
+    for name in pair:
+      if name not in ids:
+        raise ValueError(f'data.flip_pairs: {name!r} is no class of the data')
+      if name in seen:
+        raise ValueError(f'data.flip_pairs: {name!r} stands in two pairs')
+      seen.add(name)
+    first, second = (ids[name] for name in pair)
+    labels[first], labels[second] = second, first
+  return labels
+
+
+def train_clip(rng, frames, label, data, crop_size, flipped):
+  """Crops and flips a training clip at random.
+
+  Args:
+    rng: `np.random.Generator`.
+    frames: uint8 [T, H, W, 3], resized.
+    label: class, -1 if none.
+    data: the section `data` of the configuration.
+    crop_size: (height, width).
+    flipped: what `flip_labels` resolved.
+
+  Returns:
+    (uint8 [T, *crop_size, 3], label).
+  """
+  if data.crop == 'multiscale':
+    frames = multiscale_crop(rng, frames, crop_size, data.crop_scales)
+  elif data.crop == 'random':
+    frames = random_crop(rng, frames, crop_size)
+  else:
+    frames = center_crop(frames, crop_size)
+  if rng.random() < data.flip:
+    frames = frames[:, :, ::-1]
+    label = int(flipped[label]) if label >= 0 else label
+  return frames, label
+
+
+def check_train(config):
+  """Checks the keys that training clips depend on.
+
+  Args:
+    config: the whole configuration.
+
+  Raises:
+    ValueError: a value that cannot be; names key and value.
+  """
+  data = config.data
+  _check_sampling('data.sampling', data.sampling)
+  if data.crop not in ('multiscale', 'random', 'center'):
+    raise ValueError("data.crop must be 'multiscale', 'random' or 'center', "
+                     f'not {data.crop!r}')
+  if data.crop != 'multiscale':
+    _check_fits('model.crop_size', config.model.crop_size, data.resize)
+  if not 0 <= data.flip <= 1:
+    raise ValueError(f'data.flip={data.flip:g} must lie between 0 and 1')
+
+
+def pixel_recipe(config):
+  """Describes how a video becomes the views that a model is evaluated on.
+
+  Args:
+    config: the whole configuration.
+
+  Returns:
+    dict of plain values (JSON), for the checkpoint and the result card.
+
+  Raises:
+    ValueError: a key of `data` or `eval` has a value that cannot be.
+  """
+  data, evaluation = config.data, config.eval
+  crop_size = [n or m for n, m in
+               zip(evaluation.crop_size, config.model.crop_size)]
+  size = data.resize if isinstance(data.resize, int) else list(data.resize)
+  _check_fits('eval.crop_size, model.crop_size', crop_size, size)
+  if evaluation.crops not in CROPS:
+    raise ValueError(
+        f'eval.crops must be one of {CROPS}, not {evaluation.crops}')
+  _check_sampling('eval.sampling', evaluation.sampling)
+  return {
+      'resize': size,
+      'crop_size': crop_size,
+      'crops': evaluation.crops,
+      'sampling': evaluation.sampling,
+      'clips': evaluation.clips,
+      'num_frames': evaluation.num_frames or config.model.num_frames,
+      'dense_span': data.dense_span,
+      'mean': list(data.mean),
+      'std': list(data.std),
+      'rotate': data.rotate,
+      'resampler': f'Pillow {PIL.__version__} bilinear, antialiased',
+      'decoder': f'PyAV {av.__version__}',
+      'ffmpeg': av.ffmpeg_version_info,
+  }
+
+
+def views_from_recipe(recipe, num_frames, read):
+  """Makes all views of a video from one decode.
+
+  Evaluation and prediction both use it, so they see the same pixels.
+
+  Args:
+    recipe: what `pixel_recipe` returned.
+    num_frames: frames of the video.
+    read: function of frame indices (sorted, distinct) that returns them as
+      uint8 [n, H, W, 3].
+
+  Returns:
+    uint8 [V, T, h, w, 3]; crops outermost: view = crop * clips + clip.
+  """
+  args = num_frames, recipe['num_frames'], recipe['clips']
+  if recipe['sampling'] == 'dense':
+    indices = sampling.dense_eval(*args, span=recipe['dense_span'])
+  else:
+    indices = sampling.segment_eval(*args)
+  distinct, where = np.unique(indices, return_inverse=True)
+  frames = resize(read(distinct), recipe['resize'])
+  cut = crops(frames, recipe['crop_size'], recipe['crops'])
+  views = cut[:, where.reshape(indices.shape)]
+  return views.reshape(-1, *views.shape[2:])
+
+
+def _check_sampling(key, value):
+  if value not in ('segment', 'dense'):
+    raise ValueError(f"{key} must be 'segment' or 'dense', not {value!r}")
+
+
+def _check_fits(key, crop_size, size):
+  # Of a frame whose short side is fixed, the long side is not known yet.
+  fits = (min(crop_size) <= size if isinstance(size, int) else
+          crop_size[0] <= size[0] and crop_size[1] <= size[1])
+  if not fits:
+    raise ValueError(
+        f'a crop of {tuple(crop_size)} ({key}) is larger than the frames '
+        f'(data.resize={size})')
+
+
+def _cut(frames, place, size):
+  """Cuts (height, width) at (x, y)."""
+  x, y = place
+  height, width = size
+  if y < 0 or x < 0 or y + height > frames.shape[1] or (
+      x + width > frames.shape[2]):
+    raise ValueError(
+        f'a crop of {tuple(size)} is larger than the frame '
+        f'{tuple(frames.shape[1:3])}; raise data.resize or lower the crop')
+  return frames[:, y:y + height, x:x + width]
