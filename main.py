@@ -87,8 +87,8 @@ def make_inputs(config, workdir, mode):
       train_names=tuple(r.name for r in train_set.records),
       eval_names=tuple(r.name for r in eval_set.records),
       pixels=transforms.pixel_recipe(config),
-      card={'name': config.data.name, 'train': train_set.card(),
-            'eval': eval_set.card()})
+      card={'name': config.data.name, 'train': train_set.summary(),
+            'eval': eval_set.summary()})
 
 
 def main(argv):

@@ -179,19 +179,24 @@ class Checkpoints:
             'batch_stats': restored.get('batch_stats', {})}
 
   def _stored(self, step):
+    where = f'{self.directory / str(step)}'
     try:
-      return self._orbax.metadata(step).metadata
+      stored = self._orbax.metadata(step).metadata
     except Exception as error:
-      raise DamagedError(f'{self.directory / str(step)}', error) from error
+      raise DamagedError(where, error) from error
+    if stored is None:  # orbax logs the reason and goes on
+      raise DamagedError(where, 'its list of arrays cannot be read')
+    return stored
 
 
 class DamagedError(CheckpointError):
   """The files of a checkpoint cannot be read."""
 
   def __init__(self, where, error):
-    lines = str(error).strip().splitlines() or ['']
-    super().__init__(f'The checkpoint {where} is damaged '
-                     f'({type(error).__name__}: {lines[0][:120]}).')
+    reason = (str(error).strip().splitlines() or [''])[0][:120]
+    if isinstance(error, Exception):
+      reason = f'{type(error).__name__}: {reason}'
+    super().__init__(f'The checkpoint {where} is damaged ({reason}).')
 
 
 def _to_tree(state):
@@ -222,6 +227,10 @@ def compare_leaves(stored: dict, wanted: dict, where: str):
   Raises:
     CheckpointError: they differ.
   """
+  # Parameters first: other leaves follow them.
+  stored, wanted = (
+      {name: d[name] for name in sorted(d, key=lambda n: (
+          not n.startswith('params/'), n))} for d in (stored, wanted))
   lines = [f'{name}: {stored[name]} in the checkpoint, {wanted[name]} in the '
            'model' for name in wanted
            if name in stored and stored[name] != wanted[name]]

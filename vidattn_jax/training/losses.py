@@ -28,11 +28,11 @@ def cross_entropy(outputs, batch):
     batch: `targets`, float32 [N, K], or a dict of them with the same keys.
 
   Returns:
-    float32 [N]; with several heads, the sum over heads.
+    [N], of the logits' type; with several heads, the sum over heads.
   """
   losses = jax.tree.map(
       lambda logits, targets: optax.softmax_cross_entropy(
-          logits.astype(jnp.float32), targets),
+          logits, targets.astype(logits.dtype)),
       outputs['logits'], batch['targets'])
   return sum(jax.tree.leaves(losses))
 

@@ -4,16 +4,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vidattn_jax.models import frozen
+
 
 def path_name(path) -> str:
   """Returns a tree path as 'backbone/layer1_0/conv1/kernel'."""
-  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
-
-
-def has_prefix(name: str, prefixes) -> bool:
-  """Tells whether a parameter lies below one of the given prefixes."""
-  return any(name == p or name.startswith(p.rstrip('/') + '/')
-             for p in prefixes)
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def parameter_groups(params) -> dict:
@@ -84,7 +80,7 @@ def learning_rate_multipliers(params, config):
   names = [path_name(path)
            for path, _ in jax.tree_util.tree_leaves_with_path(params)]
   for prefix in config.freeze:
-    if not any(has_prefix(name, (prefix,)) for name in names):
+    if not any(frozen.is_below(name, (prefix,)) for name in names):
       heads = sorted({'/'.join(name.split('/')[:2]) for name in names})
       raise ValueError(
           f'config.freeze names {prefix!r}, but no parameter lies below it; '
@@ -93,7 +89,7 @@ def learning_rate_multipliers(params, config):
 
   def multiplier(path, group):
     name = path_name(path)
-    if has_prefix(name, config.freeze):
+    if frozen.is_below(name, config.freeze):
       return 0.0
     value = options.bias_lr if group == 'bias' else 1.0
     if name.startswith('head'):
@@ -120,9 +116,9 @@ def make_optimizer(params, config) -> optax.GradientTransformation:
   """
   options = config.optimizer
   multipliers = learning_rate_multipliers(params, config)
-  frozen = jax.tree.map(lambda m: m == 0.0, multipliers)
+  fixed = jax.tree.map(lambda m: m == 0.0, multipliers)
   decayed = jax.tree.map(lambda g: g == 'weight', parameter_groups(params))
-  parts = [optax.masked(optax.set_to_zero(), frozen)]
+  parts = [optax.masked(optax.set_to_zero(), fixed)]
   if options.clip_norm:
     parts.append(optax.clip_by_global_norm(options.clip_norm))
   if options.weight_decay:

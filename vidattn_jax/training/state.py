@@ -74,20 +74,17 @@ def build_model(arguments: dict, **training):
   return models.get_model(arguments.pop('name'), **arguments, **training)
 
 
-def init_variables(model, arguments: dict, rng):
+def init_variables(model, rng):
   """Draws initial weights.
 
   Args:
     model: the network.
-    arguments: as `model_arguments` returns them; gives the clip's shape.
     rng: key.
 
   Returns:
     Dict of `params` and `batch_stats`.
   """
-  height, width = arguments['crop_size']
-  video = jnp.zeros((1, arguments['num_frames'], height, width,
-                     arguments.get('in_channels', 3)), jnp.float32)
+  video = jnp.zeros((1, *model.image_shape), jnp.float32)
   variables = model.init({'params': rng}, video, train=False)
   return {'params': variables['params'],
           'batch_stats': variables.get('batch_stats', {})}

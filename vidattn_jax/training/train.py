@@ -87,7 +87,7 @@ def train_and_evaluate(config, workdir, inputs: Inputs):
                                 partial_bn=config.partial_bn)
   checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep,
                                        cleanup=True)
-  state, shardings = _start(config, mesh, model, arguments, checkpoints)
+  state, shardings = _start(config, mesh, model, checkpoints)
   run = _Run(config, workdir, inputs, mesh, model, arguments, checkpoints)
   try:
     return run.loop(state, shardings)
@@ -95,13 +95,12 @@ def train_and_evaluate(config, workdir, inputs: Inputs):
     checkpoints.close()
 
 
-def _start(config, mesh, model, arguments, checkpoints):
+def _start(config, mesh, model, checkpoints):
   """Returns the state to go on from, in the order: own checkpoint, weights
   named in the configuration, fresh weights."""
 
   def create():
-    variables = state_lib.init_variables(
-        model, arguments, jax.random.key(config.seed))
+    variables = state_lib.init_variables(model, jax.random.key(config.seed))
     return state_lib.create_state(variables, config)
 
   # Shapes first: nothing is computed or stored twice, and every leaf is made
@@ -115,7 +114,7 @@ def _start(config, mesh, model, arguments, checkpoints):
                    f'{int(state.step)}.')
   elif config.init_from:
     variables, report = initialize.load_weights(
-        config.init_from, model, arguments, jax.random.key(config.seed))
+        config.init_from, model, jax.random.key(config.seed))
     writer_lib.say(report)
     state = jax.jit(lambda v: state_lib.create_state(v, config),
                     out_shardings=shardings)(variables)
@@ -446,7 +445,7 @@ def claim_workdir(workdir, config, inputs: Inputs):
   workdir = epath.Path(workdir)
   path = workdir / 'config.json'
   mine = {'config': plain(config),
-          'fingerprint': inputs.card.get('train', {}).get('fingerprint', '')}
+          'data': inputs.card['train']['sha256']}
   if path.exists():
     theirs = json.loads(path.read_text())
     old, new = flatten(theirs['config']), flatten(mine['config'])
@@ -456,10 +455,10 @@ def claim_workdir(workdir, config, inputs: Inputs):
             f'{workdir} belongs to a run with {key}={old.get(key)!r}; this one '
             f'has {new.get(key)!r}. Choose another --workdir, or start there '
             'from its weights with --config.init_from.')
-    if theirs['fingerprint'] != mine['fingerprint']:
+    if theirs['data'] != mine['data']:
       raise TrainingError(
           f'The training videos are not those that {workdir} was started with '
-          f'(fingerprint {theirs["fingerprint"]}, now {mine["fingerprint"]}). '
+          f'(hash {theirs["data"][:12]}, now {mine["data"][:12]}). '
           'Bring them back, or choose another --workdir.')
   elif jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)

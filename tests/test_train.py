@@ -1,0 +1,413 @@
+"""The training run: steps, resuming, stopping, errors, results."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from vidattn_jax.training import checkpoint
+from vidattn_jax.training import evaluate
+from vidattn_jax.training import optim
+from vidattn_jax.training import sharding
+from vidattn_jax.training import state as state_lib
+from vidattn_jax.training import train
+from vidattn_jax.training import writer
+
+
+def _start(c, devices=1):
+  """Returns (mesh, model, initial state), the same for any mesh."""
+  mesh = sharding.make_mesh(c, jax.devices()[:devices])
+  arguments = state_lib.model_arguments(c, len(small.CLASSES))
+  model = state_lib.build_model(arguments, freeze=tuple(c.freeze),
+                                partial_bn=c.partial_bn)
+  state = state_lib.create_state(
+      state_lib.init_variables(model, jax.random.key(0)), c)
+  return mesh, model, state
+
+
+def _steps(c, devices, count, state=None, shard_parameters=False, min_bytes=1):
+  """Runs some steps and returns (state, losses)."""
+  c = c.copy_and_resolve_references()
+  with c.unlocked():
+    c.mesh.data = devices
+  mesh, model, fresh = _start(c, devices)
+  shardings = sharding.state_sharding(
+      mesh, jax.eval_shape(lambda: fresh), shard_parameters, min_bytes)
+  state = jax.device_put(fresh if state is None else state, shardings)
+  step = jax.jit(state_lib.make_train_step(model, c, 3, len(small.CLASSES)),
+                 out_shardings=(shardings, sharding.replicated(mesh)))
+  losses = []
+  for batch in small.inputs(c).train_batches(0, count):
+    batch = {k: batch[k] for k in ('video', 'label', 'mask')}
+    state, metrics = step(state, sharding.to_devices(mesh, batch))
+    losses.append(float(metrics['loss']))
+  return jax.device_get(state), losses
+
+
+def _differences(a, b):
+  return jax.tree.map(lambda x, y: float(np.max(np.abs(
+      np.asarray(x, np.float64) - np.asarray(y, np.float64)), initial=0.0)),
+                      a, b)
+
+
+def _same(a, b):
+  return jax.tree.all(jax.tree.map(
+      lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), a, b))
+
+
+@pytest.fixture(scope='module')
+def plain():
+  return small.config(model__dropout=0.5)
+
+
+@pytest.fixture(scope='module')
+def finished(plain, tmp_path_factory):
+  """An undisturbed run: (workdir, result, state of its last checkpoint)."""
+  workdir = tmp_path_factory.mktemp('finished')
+  result = train.train_and_evaluate(plain, workdir, small.inputs(plain))
+  return workdir, result, _last_state(plain, workdir)
+
+
+def _last_state(c, workdir, step=None):
+  _, _, state = _start(c)
+  shapes = jax.eval_shape(lambda: state)
+  shardings = sharding.state_sharding(sharding.make_mesh(c), shapes, False)
+  checkpoints = checkpoint.Checkpoints(workdir)
+  restored = checkpoints.restore(step or checkpoints.steps()[-1], shapes,
+                                 shardings)
+  checkpoints.close()
+  return jax.device_get(restored)
+
+
+def test_learns_and_writes_what_it_says(finished):
+  workdir, result, state = finished
+  assert int(state.step) == 9
+  lines = writer.read_metrics(workdir)
+  losses = [line['train/loss'] for line in lines if 'train/loss' in line]
+  assert len(losses) == 9
+  assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:3])
+  assert [line['step'] for line in lines if 'eval/top1' in line] == [3, 6, 9]
+  rates = [line['train/learning_rate'] for line in lines
+           if 'train/loss' in line]
+  np.testing.assert_allclose(rates, [0.05] * 6 + [0.005] * 3, rtol=1e-5)
+  loaded = evaluate.load_result(workdir / 'eval' / 'step9_2x1x1.npz')
+  assert loaded.names == result.names
+  np.testing.assert_array_equal(loaded.scores, result.scores)
+  card = json.loads((workdir / 'eval' / 'step9_2x1x1.json').read_text())
+  assert card['result'] == result.summary()
+  assert card['config']['model']['name'] == 'tsn_r18'
+  assert (workdir / 'curves.png').stat().st_size > 10_000
+
+
+def test_event_files_hold_the_metrics(finished):
+  loading = pytest.importorskip(
+      'tensorboard.backend.event_processing.event_accumulator')
+  workdir, _, _ = finished
+  events = loading.EventAccumulator(str(workdir / 'tensorboard'))
+  events.Reload()
+  wanted = [(line['step'], line['train/loss'])
+            for line in writer.read_metrics(workdir) if 'train/loss' in line]
+  got = [(e.step, e.value) for e in events.Scalars('train/loss')]
+  np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_checkpoint_evaluates_to_the_scores_of_the_run(finished, plain):
+  workdir, result, _ = finished
+  c = plain.copy_and_resolve_references()
+  with c.unlocked():
+    c.eval.checkpoint = 'latest'
+  again, step, path = train.evaluate_checkpoint(c, workdir, small.inputs(c))
+  assert step == 9 and path.exists()
+  np.testing.assert_array_equal(again.scores, result.scores)
+
+
+def test_views_are_averaged_exactly_at_any_pass_size(finished, plain):
+  workdir, _, state = finished
+  c = plain.copy_and_resolve_references()
+  with c.unlocked():
+    c.eval.update(clips=2, crops=3, checkpoint='latest')
+  model = state_lib.build_model(
+      state_lib.model_arguments(c, len(small.CLASSES)))
+  views = np.concatenate([b['video'][b['mask'] > 0] for b in
+                          small.inputs(c).eval_batches()])
+  step = jax.jit(state_lib.make_eval_step(model, c.data.mean, c.data.std,
+                                          'float32'))
+  logits = np.asarray(step(state.variables(), views))
+  # Views lie crop by crop: a clip's crops are three apart by two.
+  clips = logits.reshape(10, 3, 2, -1).mean(1)
+  for views_per_pass, batch_size, average in (
+      (1, 8, 'logits'), (8, 2, 'logits'), (40, 8, 'logits'),
+      (4, 1, 'probabilities')):
+    with c.unlocked():
+      c.eval.update(views_per_pass=views_per_pass, batch_size=batch_size,
+                    average=average)
+    got, _, _ = train.evaluate_checkpoint(c, workdir, small.inputs(c))
+    want = clips
+    if average == 'probabilities':
+      p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+      want = p.reshape(10, 3, 2, -1).mean(1)
+    np.testing.assert_allclose(got.clip_scores, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got.scores, want.mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_signal_saves_and_the_rest_is_bitwise_the_same(finished, plain,
+                                                       tmp_path):
+  _, _, undisturbed = finished
+  stop_at = 5
+  original = small.inputs(plain)
+
+  def signalling(start, num_steps):
+    for step, batch in enumerate(original.train_batches(start, num_steps),
+                                 start):
+      if step == stop_at:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+
+  inputs = dataclasses.replace(original, train_batches=signalling)
+  assert train.train_and_evaluate(plain, tmp_path, inputs) is None
+  steps = checkpoint.Checkpoints(tmp_path).steps()
+  assert 0 < steps[-1] < 9
+  result = train.train_and_evaluate(plain, tmp_path, small.inputs(plain))
+  assert result is not None
+  assert _same(_last_state(plain, tmp_path), undisturbed)
+  lines = [line['step'] for line in writer.read_metrics(tmp_path)
+           if 'train/loss' in line]
+  assert lines == list(range(1, 10))
+
+
+def test_damaged_newest_checkpoint_is_told_and_the_one_before_used(
+    finished, plain, tmp_path, capsys):
+  _, _, undisturbed = finished
+  train.train_and_evaluate(plain, tmp_path, small.inputs(plain))
+  # The last step's arrays are cut short, as by a full disk.
+  for path in (tmp_path / 'checkpoints' / '9' / 'state').rglob('*'):
+    if path.is_file() and path.parent.name == 'd':
+      path.write_bytes(path.read_bytes()[:20])
+  capsys.readouterr()
+  train.train_and_evaluate(plain, tmp_path, small.inputs(plain))
+  said = capsys.readouterr().err
+  assert 'checkpoints/9 is damaged' in said and 'at step 6' in said
+  assert _same(_last_state(plain, tmp_path), undisturbed)
+
+
+def test_checkpoint_of_another_model_names_every_leaf(finished, plain):
+  workdir, _, _ = finished
+  c = small.config(model__width=1 / 8)
+  _, _, state = _start(c)
+  shapes = jax.eval_shape(lambda: state)
+  shardings = sharding.state_sharding(sharding.make_mesh(c), shapes, False)
+  with pytest.raises(checkpoint.CheckpointError) as error:
+    checkpoint.Checkpoints(workdir).restore(9, shapes, shardings)
+  text = str(error.value)
+  assert 'conv1/kernel: (7, 7, 3, 4) in the checkpoint, (7, 7, 3, 8)' in text
+
+
+def test_leaves_are_compared_by_name():
+  with pytest.raises(checkpoint.CheckpointError) as error:
+    checkpoint.compare_leaves({'a': (2,), 'b': (3,), 'c': (1,)},
+                              {'a': (2,), 'b': (4,), 'd': (5,)}, 'DIR')
+  text = str(error.value)
+  assert 'b: (3,) in the checkpoint, (4,) in the model' in text
+  assert 'd: missing in the checkpoint, (5,) in the model' in text
+  assert 'c: (1,) in the checkpoint, unknown to the model' in text
+  assert '\n  a:' not in text
+
+
+def test_workdir_of_another_configuration_is_refused(finished, plain):
+  workdir, _, _ = finished
+  c = small.config(schedule__learning_rate=0.2)
+  with pytest.raises(ValueError, match=r'schedule.learning_rate=0.05.*0.2'):
+    train.train_and_evaluate(c, workdir, small.inputs(c))
+  changed = dataclasses.replace(small.inputs(plain),
+                                card={'train': {'sha256': 'xyz'}})
+  with pytest.raises(ValueError, match='abc, now xyz'):
+    train.train_and_evaluate(plain, workdir, changed)
+
+
+def test_loss_that_is_no_number_stops_with_names_and_checkpoint(tmp_path):
+  c = small.config(eval__every_epochs=9.0)
+  with pytest.raises(train.TrainingError) as error:
+    train.train_and_evaluate(c, tmp_path, small.inputs(c, poison=4))
+  text = str(error.value)
+  rows = np.random.default_rng((7, 4)).permutation(24)[:8]
+  assert 'at step 5' in text
+  assert ', '.join(f'train{i}' for i in rows) in text
+  assert str(tmp_path / 'checkpoints' / '3') in text
+  assert checkpoint.Checkpoints(tmp_path).steps() == [3]
+
+
+def test_unreadable_videos_do_not_count_and_too_many_stop_the_run(
+    plain, tmp_path, capsys):
+  c = small.config(data__max_bad_fraction=0.1)
+  batch = next(small.inputs(c, bad=(3, 5)).train_batches(0, 1))
+  rows = batch['index'].tolist()
+  assert 3 in rows or 5 in rows
+  train.train_and_evaluate(c, tmp_path / 'few', small.inputs(c, bad=(3, 5)))
+  assert ('2 training videos could not be read and did not count: train3, '
+          'train5') in capsys.readouterr().err
+  with pytest.raises(train.TrainingError, match='max_bad_fraction'):
+    train.train_and_evaluate(c, tmp_path / 'many',
+                             small.inputs(c, bad=(3, 5, 7, 9)))
+
+
+def test_masked_clips_leave_the_loss_alone():
+  c = small.config(model__dropout=0.0, model__attention='', partial_bn=True)
+  mesh, model, state = _start(c)
+  step = jax.jit(state_lib.make_train_step(model, c, 3, 3))
+  clips, labels = small.videos(8)
+  mask = np.ones(8, np.float32)
+  mask[[1, 6]] = 0
+  del mesh
+  # Statistics of the first BatchNorm see every clip, so the masked ones are
+  # replaced by copies of others' pixels: labels then cannot matter.
+  changed = labels.copy()
+  changed[[1, 6]] = (labels[[1, 6]] + 1) % 3
+  a, first = step(state, {'video': clips, 'label': labels, 'mask': mask})
+  b, second = step(state, {'video': clips, 'label': changed, 'mask': mask})
+  assert float(first['count']) == 6
+  assert float(first['loss']) == float(second['loss'])
+  assert _same(a.params, b.params)
+
+
+def test_accumulated_parts_equal_one_batch_where_statistics_do():
+  # Clip i and i + 1 are the same, so each half has the whole batch's
+  # statistics.
+  c = small.config(model__dropout=0.0, optimizer__clip_norm=0.0)
+  clips, labels = (np.repeat(x, 2, axis=0) for x in small.videos(4))
+  batch = {'video': clips, 'label': labels, 'mask': np.ones(8, np.float32)}
+  _, model, state = _start(c)
+  results = []
+  for parts in (1, 2):
+    with c.unlocked():
+      c.accumulate_steps = parts
+    results.append(jax.jit(state_lib.make_train_step(model, c, 3, 3))(
+        state, batch))
+  (one, first), (two, second) = results
+  assert float(first['loss']) == pytest.approx(float(second['loss']), rel=1e-5)
+  gap = _differences(one.params, two.params)
+  assert max(jax.tree.leaves(gap)) < 2e-6
+  # The statistics moved twice instead of once.
+  assert not _same(one.batch_stats, two.batch_stats)
+
+
+def test_eight_devices_equal_one_after_a_step():
+  c = small.config(model__dropout=0.5)
+  one, loss = _steps(c, 1, 1)
+  for shard_parameters in (False, True):
+    eight, losses = _steps(c, 8, 1, shard_parameters=shard_parameters)
+    assert losses[0] == pytest.approx(loss[0], rel=1e-6)
+    assert max(jax.tree.leaves(_differences(one.params, eight.params))) < 1e-6
+    assert max(jax.tree.leaves(_differences(
+        one.batch_stats, eight.batch_stats))) < 1e-6
+
+
+def test_parameter_sharding_splits_large_leaves_only():
+  mesh = sharding.make_mesh(small.config(mesh__data=8))
+  shapes = {'large': jax.ShapeDtypeStruct((3, 512, 16), jnp.float32),
+            'odd': jax.ShapeDtypeStruct((1001, 1003), jnp.float32),
+            'small': jax.ShapeDtypeStruct((16,), jnp.float32)}
+  got = sharding.state_sharding(mesh, shapes, True, min_bytes=1000)
+  assert got['large'].spec == jax.sharding.PartitionSpec(None, 'data')
+  assert got['odd'].spec == got['small'].spec == jax.sharding.PartitionSpec()
+
+
+def test_batch_that_does_not_divide_is_told_with_the_mend(tmp_path):
+  c = small.config(mesh__data=8, batch_size=12)
+  with pytest.raises(ValueError, match=r'batch_size is 12, which 8 devices do '
+                     r'not divide evenly; use a multiple of 8, such as 8'):
+    train.train_and_evaluate(c, tmp_path, small.inputs(c))
+
+
+def test_frozen_layers_and_their_statistics_stay(tmp_path):
+  c = small.config(freeze=('backbone/conv1', 'backbone/bn1',
+                           'backbone/layer1'))
+  _, _, before = _start(c)
+  after, _ = _steps(c, 1, 2)
+  for tree in ('params', 'batch_stats'):
+    moved = jax.tree_util.tree_leaves_with_path(
+        _differences(getattr(before, tree), getattr(after, tree)))
+    for path, gap in moved:
+      name = optim.path_name(path)
+      fixed = name.startswith(('backbone/conv1', 'backbone/bn1',
+                               'backbone/layer1/'))
+      assert (gap == 0) == fixed, name
+
+
+def test_moving_average_is_what_is_evaluated():
+  c = small.config(ema_decay=0.9, model__dropout=0.0)
+  _, _, start = _start(c)
+  after, _ = _steps(c, 1, 1)
+  want = jax.tree.map(lambda a, b: 0.9 * np.asarray(a) + 0.1 * np.asarray(b),
+                      start.params, after.params)
+  gap = _differences(want, after.ema)
+  assert max(jax.tree.leaves(gap)) < 1e-6
+  assert after.variables()['params'] is after.ema
+
+
+def test_plateau_lowers_the_rate_of_the_run(tmp_path):
+  c = small.config(schedule__name='plateau', schedule__patience=0,
+                   num_epochs=4.0, schedule__learning_rate=1e-9)
+  # At this rate the loss stands still; it must fall by 1e-4 to count.
+  train.train_and_evaluate(c, tmp_path, small.inputs(c))
+  lines = writer.read_metrics(tmp_path)
+  rates = {line['step']: line['train/learning_rate'] for line in lines
+           if 'train/learning_rate' in line}
+  evaluated = [line['eval/loss'] for line in lines if 'eval/loss' in line]
+  best, scale = np.inf, 1.0
+  for i, loss in enumerate(evaluated[:-1]):
+    if loss < best * (1 - 1e-4):
+      best = loss
+    else:
+      scale *= 0.1
+    assert rates[3 * (i + 1) + 1] == pytest.approx(1e-9 * scale, rel=1e-5)
+  assert scale < 1
+
+
+def test_bfloat16_keeps_weights_and_statistics_in_float32():
+  c = small.config(model__dtype='bfloat16', model__dropout=0.0)
+  single = small.config(model__dropout=0.0)
+  after, losses = _steps(c, 1, 2)
+  _, reference = _steps(single, 1, 2)
+  assert {x.dtype for x in jax.tree.leaves((after.params, after.batch_stats))
+          } == {np.dtype('float32')}
+  np.testing.assert_allclose(losses, reference, rtol=0.05)
+  assert losses != reference
+
+
+def test_every_video_is_scored_once_whatever_the_padding():
+  batches = [
+      {'video': np.zeros((2, 1)), 'label': np.asarray([1, 0]),
+       'mask': np.asarray([1.0, 1.0]), 'index': np.asarray([2, 0])},
+      {'video': np.ones((2, 1)), 'label': np.asarray([2, 1]),
+       'mask': np.asarray([1.0, 0.0]), 'index': np.asarray([3, 2])}]
+
+  def score(variables, views):
+    del variables
+    return np.broadcast_to(views[:, None], (2, 1, 3)) * np.ones((2, 1, 3))
+
+  got = evaluate.evaluate(None, batches, score, ('a', 'b', 'c', 'd'),
+                          ('x', 'y', 'z'))
+  assert got.names == ('a', 'c', 'd')
+  assert got.unreadable == ('b',)
+  assert got.labels.tolist() == [0, 1, 2]
+  assert got.scores[:, 0].tolist() == [0, 0, 1]
+
+
+def test_file_without_scores_is_named(tmp_path):
+  path = tmp_path / 'x.npz'
+  with pytest.raises(ValueError, match='does not exist'):
+    evaluate.load_result(path)
+  path.write_text('no archive')
+  with pytest.raises(ValueError, match=r'x.npz holds no scores'):
+    evaluate.load_result(path)
+
+
+def test_directory_without_checkpoints_is_told(tmp_path):
+  with pytest.raises(ValueError, match='holds no checkpoints'):
+    checkpoint.find(tmp_path)

@@ -1,0 +1,1 @@
+"""Tools: one function each, which the command line and notebooks call."""

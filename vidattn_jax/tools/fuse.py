@@ -1,0 +1,160 @@
+"""Fuse the scores of several models, and compare two of them."""
+
+import numpy as np
+
+from vidattn_jax.training import evaluate
+from vidattn_jax.training import metrics
+
+
+def check_same_videos(results, names):
+  """Checks that results are about the same videos and classes.
+
+  Args:
+    results: list of `evaluate.Result`.
+    names: what to call them in messages, such as file names.
+
+  Raises:
+    ValueError: videos, labels or classes differ; the first is named.
+  """
+  first = results[0]
+  for result, name in zip(results[1:], names[1:], strict=True):
+    if result.classes != first.classes:
+      raise ValueError(f'{name} and {names[0]} have different classes.')
+    if result.names != first.names:
+      odd = sorted(set(result.names) ^ set(first.names))
+      what = f'{odd[0]} stands in one only' if odd else 'the order differs'
+      raise ValueError(f'{name} and {names[0]} are not about the same videos: '
+                       f'{what} ({len(odd)} in all).')
+    if not np.array_equal(result.labels, first.labels):
+      odd = int(np.flatnonzero(result.labels != first.labels)[0])
+      raise ValueError(f'{name} and {names[0]} disagree on the label of '
+                       f'{first.names[odd]}.')
+
+
+def fuse(results, weights=None, probabilities=False, names=None):
+  """Averages the scores of several models, video by video.
+
+  Args:
+    results: list of `evaluate.Result` of the same videos.
+    weights: a number for each; None for equal ones.
+    probabilities: turn logits into probabilities first; always done where the
+      results mix logits and probabilities.
+    names: what to call them in messages.
+
+  Returns:
+    `evaluate.Result` whose scores are the weighted mean.
+
+  Raises:
+    ValueError: the results are not about the same videos, or the weights do
+      not fit.
+  """
+  names = names or [f'result {i + 1}' for i in range(len(results))]
+  check_same_videos(results, names)
+  weights = [1.0] * len(results) if weights is None else list(weights)
+  if len(weights) != len(results):
+    raise ValueError(f'{len(results)} files but {len(weights)} weights; give '
+                     'one weight for each.')
+  if min(weights) < 0 or sum(weights) <= 0:
+    raise ValueError(f'Weights {weights} must not be negative, nor all zero.')
+  averages = {result.average for result in results}
+  probabilities = probabilities or len(averages) > 1
+
+  def scores_of(result):
+    if probabilities and result.average == 'logits':
+      return metrics.softmax(result.scores)
+    return result.scores
+
+  scores = sum(w * scores_of(r) for w, r in zip(weights, results, strict=True))
+  scores = np.asarray(scores / sum(weights), np.float32)
+  return evaluate.Result(
+      names=results[0].names, labels=results[0].labels, scores=scores,
+      clip_scores=scores[:, None], classes=results[0].classes,
+      average='probabilities' if probabilities else averages.pop())
+
+
+def table(rows) -> str:
+  """Lays out the figures of several results.
+
+  Args:
+    rows: list of (name, `evaluate.Result`).
+
+  Returns:
+    Lines of text, a header first.
+  """
+  width = max(len('model'), *(len(name) for name, _ in rows))
+  lines = [f'{"model":<{width}}  top-1   top-5   class   clip    videos']
+  for name, result in rows:
+    figures = result.summary()
+    if not figures['videos']:
+      lines.append(f'{name:<{width}}  no labels ({len(result.names)} videos)')
+      continue
+    cells = '  '.join(f'{100 * figures[key]:5.2f}%' for key in
+                      ('top1', 'top5', 'mean_class', 'clip_top1'))
+    lines.append(f'{name:<{width}}  {cells}  {figures["videos"]}')
+  return '\n'.join(lines)
+
+
+def compare(before, after, names=('first', 'second'), path=None):
+  """Compares two models class by class (AIA, Fig. 5).
+
+  Args:
+    before: `evaluate.Result`.
+    after: `evaluate.Result` of the same videos.
+    names: what to call them.
+    path: PNG file to draw to; None for none.
+
+  Returns:
+    List of (class name, accuracy before, accuracy after, videos), the largest
+    gain first; accuracies in [0, 1].
+
+  Raises:
+    ValueError: they are not about the same labelled videos.
+  """
+  check_same_videos([before, after], names)
+  known = before.labels >= 0
+  if not known.any():
+    raise ValueError('These videos have no labels; nothing can be compared.')
+  matrices = [metrics.confusion_matrix(r.scores[known], r.labels[known])
+              for r in (before, after)]
+  first, second = (metrics.per_class_accuracy(m) for m in matrices)
+  counts = matrices[0].sum(axis=1)
+  rows = [(before.classes[k], float(first[k]), float(second[k]),
+           int(counts[k])) for k in np.flatnonzero(counts)]
+  rows.sort(key=lambda row: (row[1] - row[2], row[0]))
+  if path is not None:
+    _draw_gains(rows, names, path)
+  return rows
+
+
+def _draw_gains(rows, names, path, most=30):
+  """Draws bars of the gains; of many classes, both ends."""
+  import matplotlib
+  matplotlib.use('Agg')
+  from matplotlib import pyplot as plt
+
+  title = f'{names[1]} against {names[0]}, by class'
+  if len(rows) > most:
+    rows = rows[:most // 2] + rows[-most // 2:]
+    title += f' (the {most // 2} largest gains and losses)'
+  gains = np.asarray([after - before for _, before, after, _ in rows])
+  figure, axis = plt.subplots(figsize=(9, 1.2 + 0.3 * len(rows)))
+  places = np.arange(len(rows))
+  axis.barh(places, 100 * gains,
+            color=np.where(gains >= 0, '#2166ac', '#b35806'))
+  span = max(10.0, 100 * np.abs(gains).max())
+  for place, gain, (_, before, after, _) in zip(places, gains, rows,
+                                                strict=True):
+    axis.annotate(f'{before:.0%} to {after:.0%}', (100 * gain, place),
+                  xytext=(4 if gain >= 0 else -4, 0), fontsize=8, va='center',
+                  textcoords='offset points',
+                  ha='left' if gain >= 0 else 'right')
+  axis.set_yticks(places, [name for name, *_ in rows])
+  axis.set_xlim(min(0.0, 100 * gains.min()) - 0.35 * span,
+                max(0.0, 100 * gains.max()) + 0.35 * span)
+  axis.axvline(0, color='black', lw=0.8)
+  axis.invert_yaxis()
+  axis.grid(axis='x', alpha=0.3)
+  axis.set(title=title, xlabel='gain in accuracy (percentage points)')
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
