@@ -60,8 +60,8 @@ class Gate(nn.Module):
     axis = AXES[self.pooled]
     z = planes.pool_planes(x, axis)
     z = PlaneConv(self.kernel_init, self.dtype, name='conv')(z)[..., None]
-    z = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5,
-                     dtype=self.dtype, name='bn')(z)[..., 0]
+    z = nn.BatchNorm(momentum=0.9, epsilon=1e-5, dtype=self.dtype, name='bn')(
+        z, use_running_average=not train)[..., 0]
     gate = nn.sigmoid(z)
     self.sow('intermediates', 'gate', gate)
     return jnp.expand_dims(gate, axis)

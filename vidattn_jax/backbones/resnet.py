@@ -73,8 +73,8 @@ class Block(nn.Module):
                    name=name)(y)
 
     def norm(y, name):
-      return _norm(use_running_average=not train, dtype=self.dtype,
-                   name=name)(y)
+      return _norm(dtype=self.dtype, name=name)(
+          y, use_running_average=not train)
 
     def attend(y, position):
       if self.attention is None or self.position != position:
@@ -179,8 +179,8 @@ class ResNet(nn.Module):
     base = max(1, round(64 * self.width))
     x = _conv(base, (7, 7), (2, 2), ((3, 3), (3, 3)), dtype=self.dtype,
               name='conv1')(x.astype(self.dtype))
-    x = nn.relu(_norm(use_running_average=not train, dtype=self.dtype,
-                      name='bn1')(x))
+    x = nn.relu(_norm(dtype=self.dtype, name='bn1')(
+        x, use_running_average=not train))
     x = nn.max_pool(x, (1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)))
     depths = DEPTHS[self.depth]
     outputs = []
