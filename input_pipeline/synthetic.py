@@ -1,0 +1,340 @@
+"""The demo data set "ordered motions": the order of frames is the only clue.
+
+Eight classes in four mirrored pairs. Each pair has its own shape, which a
+single frame shows; a clip of one class is, in distribution, a time-reversed
+clip of its partner, so no single frame, nor any average over frames, can tell
+the two apart.
+
+Usage: python -m input_pipeline.synthetic DIR --train 640 --eval 160 --seed 0
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import shutil
+
+import av
+import numpy as np
+from PIL import Image
+from PIL import ImageChops
+from PIL import ImageDraw
+
+WIDTH, HEIGHT, FPS = 320, 240, 25
+
+# Pairs (class, its time reversal); a clip of the second is rendered as one of
+# the first and played backwards.
+PAIRS = (
+    ('slide_right', 'slide_left'),
+    ('grow', 'shrink'),
+    ('appear', 'vanish'),
+    ('turn_clockwise', 'turn_anticlockwise'),
+)
+CLASSES = tuple(sorted(name for pair in PAIRS for name in pair))
+# Classes that a horizontal flip turns into each other.
+FLIP_PAIRS = (PAIRS[0], PAIRS[3])
+
+# Frames of a clip. Multiples of 8: segment sampling in training never sees the
+# remainder at the end of a clip, which would tell the direction of 'appear'.
+_LENGTHS = (24, 32, 40, 48)
+# Motion stays in the middle square, which is what a centre crop leaves.
+_CENTRE = (WIDTH / 2, HEIGHT / 2)
+# Largest deviation of a pixel's grey level.
+_NOISE = 4
+_MANIFEST = 'ordered_motions.json'
+
+
+def generate(directory, num_train=640, num_eval=160, seed=0, processes=None):
+  """Writes the data set as H.264 files, or leaves it if it is there already.
+
+  Files are `train/<class>/NNNN.mp4` and `val/<class>/NNNN.mp4`, 320x240 pixels,
+  25 frames/s, 24 to 48 frames; the same bytes for any number of processes.
+
+  Args:
+    directory: where to; must not exist, or hold the same set.
+    num_train: training clips over all classes; a multiple of 8.
+    num_eval: evaluation clips over all classes; a multiple of 8.
+    seed: of everything random; 0 or more.
+    processes: number of processes; None takes one a core.
+
+  Returns:
+    `directory`.
+
+  Raises:
+    ValueError: numbers that do not balance the classes, or a directory that
+      holds something else.
+  """
+  for key, number in (('num_train', num_train), ('num_eval', num_eval)):
+    if number < 0 or number % len(CLASSES):
+      raise ValueError(f'{key}={number} must be a multiple of the '
+                       f'{len(CLASSES)} classes')
+  directory = os.path.abspath(directory)
+  content = {'num_train': num_train, 'num_eval': num_eval, 'seed': seed}
+  if os.path.isdir(directory) and os.listdir(directory):
+    if _read_manifest(directory) == content:
+      return directory
+    raise ValueError(f'{directory}: the directory holds other files; remove it '
+                     'or choose another')
+  # Written beside its place and renamed, so that what is there is complete.
+  partial = directory + '.partial'
+  shutil.rmtree(partial, ignore_errors=True)
+  jobs = [
+      _Job(partial, split, label, number, seed)
+      for split, total in (('train', num_train), ('val', num_eval))
+      for label in range(len(CLASSES))
+      for number in range(total // len(CLASSES))
+  ]
+  for folder in sorted({os.path.dirname(job.path()) for job in jobs}):
+    os.makedirs(folder)
+  processes = processes or os.cpu_count()
+  if processes == 1:
+    for job in jobs:
+      _write(job)
+  else:
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, multiprocessing.get_context('spawn')) as pool:
+      list(pool.map(_write, jobs, chunksize=8))
+  os.makedirs(partial, exist_ok=True)
+  with open(os.path.join(partial, _MANIFEST), 'w', encoding='utf-8') as file:
+    json.dump(content, file)
+  if os.path.isdir(directory):
+    os.rmdir(directory)
+  os.rename(partial, directory)
+  return directory
+
+
+def render(class_name, rng):
+  """Draws one clip.
+
+  Args:
+    class_name: one of `CLASSES`.
+    rng: `np.random.Generator`.
+
+  Returns:
+    uint8 [n, 240, 320, 3], n from 24 to 48.
+  """
+  pair = next(pair for pair in PAIRS if class_name in pair)
+  num_frames = int(rng.choice(_LENGTHS))
+  background = _background(rng)
+  for _ in range(3):
+    _Distractor.draw(rng, moves=False).paint(background, 0)
+  movers = [_Distractor.draw(rng, moves=True) for _ in range(2)]
+  noise = _noise(rng)
+  draw = _motion(pair, rng)
+  frames = []
+  for progress in np.linspace(0, 1, num_frames):
+    image = background.copy()
+    for distractor in movers:
+      distractor.paint(image, progress)
+    draw(image, progress)
+    x, y = rng.integers((WIDTH, HEIGHT))
+    grain = noise.crop((x, y, x + WIDTH, y + HEIGHT))
+    image = ImageChops.add(image, grain, offset=-_NOISE)
+    frames.append(np.asarray(image))
+  # All draws above are symmetric in time, so this is the whole difference.
+  return np.stack(frames[::-1] if class_name == pair[1] else frames)
+
+
+def _motion(pair, rng):
+  """Returns a function that paints the moving object at a progress of 0..1."""
+  colour = _colour(rng, value=1.0)
+  x, y = _CENTRE + rng.uniform(-25, 25, 2)
+  size = rng.uniform(34, 46)
+  angle = rng.uniform(0, 2 * math.pi)
+  if pair == PAIRS[0]:
+    travel = rng.uniform(90, 150)
+    y += rng.uniform(-25, 25)
+    x = _CENTRE[0] + rng.uniform(-15, 15)
+
+    def draw(image, p):
+      place = (x + travel * (p - 0.5), y)
+      _paint(image, [_ring(*place, 0.9 * size)], colour)
+  elif pair == PAIRS[1]:
+    small, large = rng.uniform(14, 22), rng.uniform(46, 62)
+    tilt = rng.uniform(-0.2, 0.2)
+
+    def draw(image, p):
+      half = small + (large - small) * p
+      _paint(image, [_regular(x, y, half * 1.3, 4, math.pi / 4 + tilt)], colour)
+  elif pair == PAIRS[2]:
+
+    def draw(image, p):
+      _paint(image, [_star(x, y, 1.3 * size, angle)], colour, opacity=p)
+  else:
+    turn = rng.uniform(0.5, 0.9) * 2 * math.pi
+
+    def draw(image, p):
+      # y points down, so a growing angle is clockwise.
+      _paint(image, [_arrow(x, y, 1.4 * size, angle + turn * p)], colour)
+  return draw
+
+
+@dataclasses.dataclass
+class _Distractor:
+  """A small triangle that rests, or moves along a line of any direction."""
+
+  start: np.ndarray
+  stop: np.ndarray
+  size: float
+  angle: float
+  colour: tuple
+
+  @classmethod
+  def draw(cls, rng, moves):
+    start = rng.uniform((0, 0), (WIDTH, HEIGHT))
+    # Uniform direction: as likely as its reverse.
+    heading = rng.uniform(0, 2 * math.pi)
+    path = rng.uniform(40, 160) * moves
+    shift = path * np.array((math.cos(heading), math.sin(heading)))
+    return cls(start - shift / 2, start + shift / 2, rng.uniform(7, 13),
+               rng.uniform(0, 2 * math.pi), _colour(rng, value=0.75))
+
+  def paint(self, image, progress):
+    x, y = self.start + (self.stop - self.start) * progress
+    _paint(image, [_regular(x, y, self.size, 3, self.angle)], self.colour)
+
+
+def _background(rng):
+  """Draws a texture: smooth blotches of two colours with fine ripples."""
+  low, high = (np.array(_colour(rng, value=rng.uniform(0.2, 0.55)))
+               for _ in range(2))
+  coarse = rng.random((6, 8)).astype(np.float32)
+  fine = rng.random((48, 64)).astype(np.float32)
+  blend = sum(
+      weight * np.asarray(Image.fromarray(grid).resize(
+          (WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+      for weight, grid in ((0.75, coarse), (0.25, fine)))[..., None]
+  return Image.fromarray(
+      np.clip(low + (high - low) * blend, 0, 255).astype(np.uint8))
+
+
+def _noise(rng):
+  """Draws a grey field, four frames large, that frames cut their noise from."""
+  grey = rng.integers(
+      0, 2 * _NOISE, (2 * HEIGHT, 2 * WIDTH), dtype=np.uint8, endpoint=True)
+  return Image.fromarray(grey).convert('RGB')
+
+
+def _colour(rng, value):
+  """Draws an RGB colour of any hue and the given HSV value of 0..1."""
+  hue, saturation = rng.random(), rng.uniform(0.2, 0.8)
+  # The three channels of HSV are one curve, a third of a turn apart.
+  ramps = (np.abs((hue * 6 + shift) % 6 - 3) - 1 for shift in (0, 4, 2))
+  return tuple(int(255 * value * (1 - saturation * (1 - np.clip(r, 0, 1))))
+               for r in ramps)
+
+
+def _paint(image, outlines, colour, opacity=1.0):
+  """Fills polygons, with smooth edges, on a part of the image."""
+  points = np.concatenate(outlines)
+  left, top = np.floor(points.min(0)).astype(int) - 1
+  right, bottom = np.ceil(points.max(0)).astype(int) + 2
+  mask = Image.new('L', (2 * (right - left), 2 * (bottom - top)))
+  pen = ImageDraw.Draw(mask)
+  for outline in outlines:
+    corners = (outline - (left, top)) * 2
+    pen.polygon([tuple(c) for c in corners], fill=round(255 * opacity))
+  image.paste(colour, (left, top), mask.reduce(2))
+
+
+def _polar(x, y, radii, angles):
+  return np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], 1)
+
+
+def _regular(x, y, radius, corners, angle):
+  return _polar(x, y, radius, angle + 2 * np.pi * np.arange(corners) / corners)
+
+
+def _ring(x, y, radius):
+  """A ring as one outline: around the outside, and back along the inside."""
+  turn = np.linspace(0, 2 * np.pi, 33)
+  return np.concatenate([_polar(x, y, radius, turn),
+                         _polar(x, y, 0.55 * radius, turn[::-1])])
+
+
+def _star(x, y, radius, angle):
+  corners = np.arange(10)
+  return _polar(x, y, radius * np.where(corners % 2, 0.38, 1.0),
+                angle + np.pi * corners / 5)
+
+
+def _arrow(x, y, radius, angle):
+  """A thick arrow that points to `angle` and is centred on its shaft."""
+  along = np.array((1.0, 0.1, 0.1, -0.9, -0.9, 0.1, 0.1)) * radius
+  across = np.array((0.0, 0.7, 0.22, 0.22, -0.22, -0.22, -0.7)) * radius
+  cosine, sine = math.cos(angle), math.sin(angle)
+  return np.stack([x + along * cosine - across * sine,
+                   y + along * sine + across * cosine], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """One file to write."""
+
+  directory: str
+  split: str
+  label: int
+  number: int
+  seed: int
+
+  def path(self):
+    return os.path.join(self.directory, self.split, CLASSES[self.label],
+                        f'{self.number:04d}.mp4')
+
+
+def _write(job):
+  """Renders and encodes a clip; its numbers alone determine every byte."""
+  rng = np.random.default_rng(
+      (job.seed, ('train', 'val').index(job.split), job.label, job.number))
+  encode(job.path(), render(CLASSES[job.label], rng))
+
+
+def encode(path, frames, codec='libx264', fps=FPS, pix_fmt='yuv420p',
+           options=None):
+  """Writes frames as a video file, with one thread and no clock in it.
+
+  Args:
+    path: file; its suffix chooses the container.
+    frames: uint8 [n, H, W, 3], RGB; H and W even for most codecs.
+    codec: FFmpeg's name of the encoder.
+    fps: frames per second, an integer.
+    pix_fmt: FFmpeg's name of the pixel format.
+    options: of the encoder; None is fast H.264 with a key frame every 12.
+  """
+  if options is None:
+    options = {'preset': 'ultrafast', 'crf': '24', 'g': '12', 'bf': '0'}
+  with av.open(path, 'w', container_options={'fflags': '+bitexact'}) as output:
+    stream = output.add_stream(codec, rate=fps, options=options)
+    stream.height, stream.width = frames.shape[1:3]
+    stream.pix_fmt = pix_fmt
+    stream.codec_context.thread_count = 1
+    for frame in frames:
+      picture = av.VideoFrame.from_ndarray(frame, format='rgb24')
+      # Times count frames, whatever the container's time base.
+      output.mux(stream.encode(picture.reformat(format=pix_fmt, threads=1)))
+    output.mux(stream.encode())
+
+
+def _read_manifest(directory):
+  try:
+    with open(os.path.join(directory, _MANIFEST), encoding='utf-8') as file:
+      return json.load(file)
+  except (OSError, ValueError):
+    return None
+
+
+def main():
+  parser = argparse.ArgumentParser(description='Writes "ordered motions".')
+  parser.add_argument('directory')
+  parser.add_argument('--train', type=int, default=640, help='training clips')
+  parser.add_argument('--eval', type=int, default=160, help='evaluation clips')
+  parser.add_argument('--seed', type=int, default=0)
+  args = parser.parse_args()
+  print(generate(args.directory, args.train, args.eval, args.seed))
+
+
+if __name__ == '__main__':
+  main()
