@@ -6,11 +6,13 @@ python main.py --mode=evaluate --config=... --workdir=DIR
 
 import os
 import sys
-import traceback
 
 from absl import app
 from absl import flags
+from absl import logging
 from ml_collections import config_flags
+
+from vidattn_jax import errors
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File of the configuration; its keys can be set by '
@@ -45,53 +47,73 @@ def run(config, workdir, mode='train'):
     ValueError: the configuration or the data do not fit; one sentence.
   """
   import jax
+
   from vidattn_jax.training import train
   if config.compile_cache:
     jax.config.update('jax_compilation_cache_dir',
                       os.path.expanduser(config.compile_cache))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  config = resolve(config)
+  train.check(config)
   inputs = make_inputs(config, workdir, mode)
-  if mode == 'train':
-    return train.train_and_evaluate(config, workdir, inputs)
-  result, step, path = train.evaluate_checkpoint(config, workdir, inputs)
-  train.print_result(result, step, path)
-  return result
+  modes = {'train': train.train_and_evaluate,
+           'evaluate': train.evaluate_checkpoint}
+  return modes[mode](config, workdir, inputs)
+
+
+def resolve(config):
+  """Returns a copy in which what the command line cannot say is completed."""
+  config = config.copy_and_resolve_references()
+  for section, key in ((config.model, 'crop_size'), (config.eval, 'crop_size')):
+    if len(section[key]) == 1:  # --config.model.crop_size=112
+      section[key] = section[key] * 2
+  # --config.freeze=backbone/conv1,backbone/bn1
+  config.freeze = tuple(p for item in config.freeze for p in item.split(','))
+  return config
 
 
 def make_inputs(config, workdir, mode):
   """Reads what there is to train on, and makes it the trainer's inputs."""
   import jax
   from jax.experimental import multihost_utils
-  from input_pipeline import batches, sources, transforms
+
+  from input_pipeline import batches
+  from input_pipeline import sources
+  from input_pipeline import transforms
   from vidattn_jax.training import train
+  transforms.check_train(config)
+  pixels = transforms.pixel_recipe(config)
   index_file = config.data.index_file or os.path.join(workdir, 'index.json')
 
   def load(split):
     return sources.load(config.data, split, index_file=index_file)
 
+  splits = ('train', 'eval') if mode == 'train' else ('eval',)
   # One process looks through the files; the others read what it found.
   first = jax.process_index() == 0
-  loaded = [load(s) for s in ('train', 'eval')] if first else None
+  sets = {split: load(split) for split in splits} if first else {}
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('data index')
-    loaded = loaded or [load(s) for s in ('train', 'eval')]
-  train_set, eval_set = loaded
+    sets = sets or {split: load(split) for split in splits}
   shard = {'shard_index': jax.process_index(),
            'shard_count': jax.process_count()}
+  names = {split: tuple(r.name for r in s.records) for split, s in sets.items()}
   return train.Inputs(
-      classes=train_set.classes,
-      steps_per_epoch=batches.steps_per_epoch(train_set, config),
+      classes=sets['eval'].classes,
+      steps_per_epoch=batches.steps_per_epoch(sets['train'], config) if (
+          mode == 'train') else 0,
       train_batches=lambda start, num: batches.train_batches(
-          train_set, config, start_step=start, num_steps=num, **shard),
-      eval_batches=lambda: batches.eval_batches(eval_set, config, **shard),
-      train_names=tuple(r.name for r in train_set.records),
-      eval_names=tuple(r.name for r in eval_set.records),
-      pixels=transforms.pixel_recipe(config),
-      card={'name': config.data.name, 'train': train_set.summary(),
-            'eval': eval_set.summary()})
+          sets['train'], config, start_step=start, num_steps=num, **shard),
+      eval_batches=lambda: batches.eval_batches(sets['eval'], config, **shard),
+      train_names=names.get('train', ()), eval_names=names['eval'],
+      pixels=pixels,
+      card={'name': config.data.name,
+            **{split: s.summary() for split, s in sets.items()}})
 
 
 def main(argv):
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
     raise ValueError(f'{argv[1]!r} is no flag; flags start with --.')
   for name, flag in (('config', _CONFIG), ('workdir', _WORKDIR)):
@@ -105,28 +127,25 @@ def main(argv):
 
 
 def parse_flags(argv):
-  """Reads the flags; a wrong configuration key gets one sentence."""
+  """Reads the flags; whatever is wrong with them gets one sentence."""
   try:
-    return app.parse_flags_with_usage(argv)
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    # The last line is the cause; a trace may stand before it.
+    sentence = str(error).strip().splitlines()[-1].strip()
+    sentence = sentence.removeprefix('ValueError: ')
   except (AttributeError, KeyError) as error:
-    sentence = ' '.join(str(error.args[0]).replace('\\n', ' ').split())
-    sys.exit(f'ERROR: The configuration has no key {sentence} All keys stand '
-             'in configs/common.py.')
+    text = str(error.args[0]).replace('\\n', ' ').replace('\\', '')
+    key = ' '.join(text.replace("'", '').split())
+    sentence = (f'The configuration has no key {key} All keys stand in '
+                'configs/common.py.')
   except (OSError, TypeError) as error:
-    sys.exit('ERROR: ' + ' '.join(str(error).split()))
-
-
-def is_ours(error) -> bool:
-  """Tells whether an error was raised by this project, as a sentence."""
-  here = os.path.dirname(os.path.abspath(__file__))
-  raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-  return raised_in.startswith(here) and '.venv' not in raised_in
+    sentence = ' '.join(str(error).split())
+  sys.exit(f'ERROR: {sentence}')
 
 
 if __name__ == '__main__':
   try:
     app.run(main, flags_parser=parse_flags)
   except ValueError as error:
-    if not is_ours(error):
-      raise
-    sys.exit(f'ERROR: {error}')
+    errors.exit_with_sentence(error)

@@ -75,7 +75,7 @@ def get_config():
   # File with one class name a line, in the order of the labels; '' takes the
   # sorted folder names or label names.
   data.classes = ''
-  # Share of each class that is held out for evaluation when `root` has no split.
+  # Share of each class held out for evaluation when `root` has no split.
   data.eval_fraction = 0.2
   # File names of frame folders, by frame number; the first frame's number.
   data.frame_template = '{:05d}.jpg'
@@ -102,7 +102,7 @@ def get_config():
   data.dense_span = 64
   # Size to which a frame is brought before it is cropped: short side in
   # pixels, or (height, width).
-  data.resize = 256
+  data.resize = config_dict.FieldReference(256, field_type=object)
   # Training crop: 'multiscale' (one of `crop_scales` for each side, at one of
   # 13 fixed places, resized to the crop size), 'random' (a place, no scaling)
   # or 'center'.

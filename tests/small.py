@@ -79,4 +79,4 @@ def inputs(c, count=24, eval_count=10, bad=(), poison=None, shard=(0, 1)):
       train_names=tuple(f'train{i}' for i in range(count)),
       eval_names=tuple(f'eval{i}' for i in range(eval_count)),
       pixels={'mean': list(c.data.mean), 'std': list(c.data.std)},
-      card={'train': {'sha256': 'abc'}})
+      card={'train': {'sha256': 'abc'}, 'eval': {}})

@@ -1,7 +1,7 @@
 """Say what is in a video, from a checkpoint alone."""
 
+from collections.abc import Callable
 import dataclasses
-from typing import Callable
 
 import jax
 import numpy as np

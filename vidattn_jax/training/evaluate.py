@@ -72,6 +72,13 @@ def load_result(path) -> Result:
   return Result(**fields)
 
 
+def check_average(average: str):
+  """Raises a ValueError if views cannot be averaged so."""
+  if average not in ('logits', 'probabilities'):
+    raise ValueError(f'config.eval.average is {average!r}; choose logits or '
+                     'probabilities.')
+
+
 def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
                 average: str):
   """Builds the function that scores a batch of videos.
@@ -90,9 +97,7 @@ def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
     Function (variables, views uint8 [n, V, T, H, W, C], this process's part)
     -> clip scores float32 [N, clips, K] of the videos of all processes.
   """
-  if average not in ('logits', 'probabilities'):
-    raise ValueError(f'config.eval.average is {average!r}; choose logits or '
-                     'probabilities.')
+  check_average(average)
 
   def score(variables, views):
     local = max(1, len(views) * jax.process_count() // mesh.shape['data'])

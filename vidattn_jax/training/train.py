@@ -1,11 +1,13 @@
 """The training run: start or resume, step, evaluate, save."""
 
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import json
 import math
 import signal
-import subprocess
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from etils import epath
 import jax
@@ -18,6 +20,7 @@ from vidattn_jax.training import checkpoint
 from vidattn_jax.training import evaluate as evaluation
 from vidattn_jax.training import initialize
 from vidattn_jax.training import optim
+from vidattn_jax.training import report
 from vidattn_jax.training import sharding
 from vidattn_jax.training import state as state_lib
 from vidattn_jax.training import writer as writer_lib
@@ -76,10 +79,7 @@ def train_and_evaluate(config, workdir, inputs: Inputs):
       loss is no longer a number.
   """
   config = config.copy_and_resolve_references()
-  mesh = sharding.make_mesh(config)
-  sharding.check_batch_size('batch_size', config.batch_size, mesh,
-                            config.accumulate_steps)
-  sharding.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
+  mesh = check(config)
   claim_workdir(workdir, config, inputs)
 
   arguments = state_lib.model_arguments(config, len(inputs.classes))
@@ -95,9 +95,34 @@ def train_and_evaluate(config, workdir, inputs: Inputs):
     checkpoints.close()
 
 
+def check(config):
+  """Checks what can be checked before the data are looked at.
+
+  Args:
+    config: the run's configuration.
+
+  Returns:
+    The mesh of devices.
+
+  Raises:
+    ValueError: a value is wrong; one sentence names it.
+  """
+  mesh = sharding.make_mesh(config)
+  sharding.check_batch_size('batch_size', config.batch_size, mesh,
+                            config.accumulate_steps)
+  sharding.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
+  optim.make_schedule(config, 1)
+  evaluation.check_average(config.eval.average)
+  state_lib.build_model(state_lib.model_arguments(config, 1))
+  return mesh
+
+
 def _start(config, mesh, model, checkpoints):
-  """Returns the state to go on from, in the order: own checkpoint, weights
-  named in the configuration, fresh weights."""
+  """Returns the state to go on from, and its shardings.
+
+  In this order: the newest checkpoint of the workdir, the weights that the
+  configuration names, fresh weights.
+  """
 
   def create():
     variables = state_lib.init_variables(model, jax.random.key(config.seed))
@@ -155,7 +180,11 @@ class _Run:
     saved = step if step else None
     result = None
     if step >= self.total_steps:
-      return self.evaluate(state, None)
+      writer_lib.say(f'The run is finished: step {step} of '
+                     f'{self.total_steps}.')
+      result = self.evaluate(state, None)
+      report.report(self.config, self.workdir, inputs, result, step)
+      return result
 
     writer = writer_lib.Writer(self.workdir, step)
     batches = iter(inputs.train_batches(step, self.total_steps - step))
@@ -221,7 +250,7 @@ class _Run:
       writer_lib.say(f'{len(names)} training videos could not be read and did '
                      f'not count: {", ".join(names[:10])}'
                      + (' ...' if len(names) > 10 else ''))
-    self.report(result, step)
+    report.report(config, self.workdir, inputs, result, step)
     return result
 
   def check(self, step, batch, metrics, sums, saved):
@@ -282,17 +311,8 @@ class _Run:
     return {
         'format': 1, 'step': step, 'model': self.arguments,
         'classes': list(self.inputs.classes), 'pixels': self.inputs.pixels,
-        'data': self.inputs.card, 'config': plain(self.config),
-        'version': vidattn_jax.__version__, 'revision': revision()}
-
-  def report(self, result, step):
-    """Writes the results of the last step and the picture of the run."""
-    if jax.process_index() == 0:
-      write_result(self.workdir / 'eval', self.config, self.inputs, result,
-                   step)
-      writer_lib.plot_run(self.workdir, result, self.workdir / 'curves.png')
-      writer_lib.say(f'Pictures and results: {self.workdir / "curves.png"}, '
-                     f'{self.workdir / "eval"}')
+        'data': self.inputs.card, 'config': report.plain(self.config),
+        'version': vidattn_jax.__version__, 'revision': report.revision()}
 
 
 def make_evaluator(config, mesh, model):
@@ -330,7 +350,7 @@ def evaluate_checkpoint(config, workdir, inputs: Inputs):
     inputs: the data.
 
   Returns:
-    (`evaluate.Result`, step, path of the written scores).
+    `evaluate.Result`.
 
   Raises:
     ValueError: there is no such checkpoint, or it does not fit.
@@ -361,62 +381,8 @@ def evaluate_checkpoint(config, workdir, inputs: Inputs):
   result = make_evaluator(config, mesh, model)(
       variables, inputs, progress.advance)
   progress.close()
-  path = None
-  if jax.process_index() == 0:
-    path = write_result(epath.Path(workdir) / 'eval', config, inputs, result,
-                        step)
-    writer_lib.plot_run(workdir, result, path.with_suffix('.png'))
-  return result, step, path
-
-
-def write_result(directory, config, inputs, result, step):
-  """Writes scores (`.npz`) and their card (`.json`), and returns the scores'
-  path.
-
-  Args:
-    directory: where to write; made if need be.
-    config: the run's configuration.
-    inputs: the data.
-    result: an `evaluate.Result`.
-    step: the weights' step.
-
-  Returns:
-    Path of the `.npz` file.
-  """
-  directory = epath.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
-  frames = config.eval.num_frames or config.model.num_frames
-  stem = (f'step{step}_{frames}x{result.clip_scores.shape[1]}x'
-          f'{config.eval.crops}')
-  path = directory / f'{stem}.npz'
-  result.save(path)
-  checkpoint.write_json(directory / f'{stem}.json', {
-      'result': result.summary(), 'step': step,
-      'views': {'frames': frames, 'clips': result.clip_scores.shape[1],
-                'crops': config.eval.crops},
-      'unreadable': list(result.unreadable), 'data': inputs.card,
-      'pixels': inputs.pixels, 'config': plain(config),
-      'version': vidattn_jax.__version__, 'revision': revision()})
-  return path
-
-
-def plain(config) -> dict:
-  """Returns a configuration as plain data."""
-  return json.loads(config.to_json())
-
-
-def revision() -> str:
-  """Returns the code's git revision, or '' outside a checkout."""
-  root = epath.Path(__file__).parent.parent.parent
-  if not (root / '.git').exists():
-    return ''
-  try:
-    done = subprocess.run(
-        ['git', '-C', str(root), 'describe', '--always', '--dirty'],
-        capture_output=True, text=True, timeout=10, check=False)
-  except (OSError, subprocess.TimeoutExpired):
-    return ''
-  return done.stdout.strip()
+  report.report(config, workdir, inputs, result, step)
+  return result
 
 
 def flatten(config, prefix='') -> dict:
@@ -444,7 +410,7 @@ def claim_workdir(workdir, config, inputs: Inputs):
   """
   workdir = epath.Path(workdir)
   path = workdir / 'config.json'
-  mine = {'config': plain(config),
+  mine = {'config': report.plain(config),
           'data': inputs.card['train']['sha256']}
   if path.exists():
     theirs = json.loads(path.read_text())
@@ -486,10 +452,9 @@ class _StopSignal:
 
   def __enter__(self):
     for number in (signal.SIGTERM, signal.SIGINT):
-      try:
+      # Only the main thread may set handlers.
+      with contextlib.suppress(ValueError):
         self._previous[number] = signal.signal(number, self._receive)
-      except ValueError:  # not in the main thread
-        pass
     return self
 
   def __exit__(self, *unused):

@@ -1,0 +1,167 @@
+"""The `vidattn` command: one subcommand for each tool, nothing but wiring."""
+
+import argparse
+import csv
+import json
+import sys
+
+from vidattn_jax import errors
+
+
+def main(argv=None):
+  """Runs the command line."""
+  parser = argparse.ArgumentParser(
+      prog='vidattn', description='Attention for video action recognition.')
+  commands = parser.add_subparsers(required=True, metavar='COMMAND')
+  for add in (_add_predict, _add_fuse, _add_compare):
+    add(commands)
+  arguments = parser.parse_args(argv)
+  try:
+    return arguments.run(arguments)
+  except ValueError as error:
+    return errors.exit_with_sentence(error)
+
+
+def _add_predict(commands):
+  parser = commands.add_parser(
+      'predict', help='say what is in videos',
+      description='Prints the likeliest classes of each video.')
+  parser.add_argument('videos', nargs='+', metavar='VIDEO')
+  parser.add_argument('--checkpoint', required=True, metavar='DIR',
+                      help='a workdir, or one checkpoint in it')
+  parser.add_argument('--which', default='best', metavar='WHICH',
+                      help='best, latest or a step (default: best)')
+  parser.add_argument('--top', type=int, default=5, metavar='K',
+                      help='classes to print (default: 5)')
+  parser.add_argument('--json', action='store_true', help='print JSON')
+  parser.add_argument('--window', type=int, metavar='FRAMES',
+                      help='slide a window of so many frames over each video '
+                      'and write CSV')
+  parser.add_argument('--stride', type=int, metavar='FRAMES',
+                      help='frames between windows (default: half a window)')
+  parser.set_defaults(run=_predict)
+
+
+def _predict(arguments):
+  from input_pipeline import decode
+  from input_pipeline import transforms
+  from vidattn_jax.tools import predict
+
+  if arguments.window is not None and arguments.window < 1:
+    raise ValueError(f'--window={arguments.window} must be at least 1 frame.')
+  stride = arguments.stride or max((arguments.window or 2) // 2, 1)
+  if stride < 1:
+    raise ValueError(f'--stride={stride} must be at least 1 frame.')
+
+  predictor = predict.load_predictor(arguments.checkpoint, arguments.which)
+  recipe = predictor.pixels
+
+  def score(path, entry, start, length):
+    views = transforms.views_from_recipe(
+        recipe, length, lambda indices: decode.decode_frames(
+            path, indices + start, entry, recipe['rotate']))
+    return predictor.scores(views)
+
+  table = csv.writer(sys.stdout)
+  if arguments.window:
+    table.writerow(('video', 'start_frame', 'end_frame', 'start_seconds',
+                    'end_seconds', 'class', 'score'))
+  found, failed = [], 0
+  for path in arguments.videos:
+    entry = decode.probe(path)
+    if entry.error:
+      print(f'{path}: {entry.error}', file=sys.stderr)
+      found.append({'video': path, 'error': entry.error})
+      failed += 1
+      continue
+    if arguments.window:
+      _predict_windows(table, predictor, score, path, entry, arguments.window,
+                       stride)
+      continue
+    top = predict.top_classes(
+        predictor, score(path, entry, 0, entry.num_frames), arguments.top)
+    found.append({'video': path, 'frames': entry.num_frames,
+                  'classes': [{'class': c, 'score': s} for c, s in top]})
+    if not arguments.json:
+      print(path)
+      for name, share in top:
+        print(f'  {share:7.2%}  {name}')
+  if arguments.json and not arguments.window:
+    print(json.dumps(found, indent=1))
+  return 1 if failed else 0
+
+
+def _predict_windows(table, predictor, score, path, entry, window, stride):
+  """Writes one row for each place of a window; the last may be shorter."""
+  from vidattn_jax.tools import predict
+  rate = entry.rate or None
+  start = 0
+  while True:
+    length = min(window, entry.num_frames - start)
+    [(name, share)] = predict.top_classes(
+        predictor, score(path, entry, start, length), 1)
+    seconds = [f'{f / rate:.3f}' if rate else ''
+               for f in (start, start + length)]
+    table.writerow((path, start, start + length, *seconds, name,
+                    f'{share:.4f}'))
+    if start + length >= entry.num_frames:
+      return
+    start += stride
+
+
+def _add_fuse(commands):
+  parser = commands.add_parser(
+      'fuse', help='average the scores of several models',
+      description='Prints the figures of each file of scores and of their '
+      'weighted mean.')
+  parser.add_argument('scores', nargs='+', metavar='SCORES.npz')
+  parser.add_argument('--weights', nargs='+', type=float, metavar='W',
+                      help='one for each file (default: equal)')
+  parser.add_argument('--probabilities', action='store_true',
+                      help='average probabilities instead of logits')
+  parser.add_argument('--out', metavar='FILE.npz', help='write the mean')
+  parser.set_defaults(run=_fuse)
+
+
+def _fuse(arguments):
+  from vidattn_jax.tools import fuse
+  from vidattn_jax.training import evaluate
+  results = [evaluate.load_result(path) for path in arguments.scores]
+  fused = fuse.fuse(results, arguments.weights, arguments.probabilities,
+                    arguments.scores)
+  rows = list(zip(arguments.scores, results, strict=True))
+  print(fuse.table([*rows, ('fused', fused)]))
+  if arguments.out:
+    fused.save(arguments.out)
+
+
+def _add_compare(commands):
+  parser = commands.add_parser(
+      'compare', help='compare two models class by class',
+      description='Prints and draws what the second model gains on the first.')
+  parser.add_argument('before', metavar='FIRST.npz')
+  parser.add_argument('after', metavar='SECOND.npz')
+  parser.add_argument('--out', default='compare.png', metavar='FILE.png')
+  parser.add_argument('--names', nargs=2, metavar='NAME',
+                      help='what to call the two (default: the files)')
+  parser.set_defaults(run=_compare)
+
+
+def _compare(arguments):
+  from vidattn_jax.tools import fuse
+  from vidattn_jax.training import evaluate
+  paths = (arguments.before, arguments.after)
+  results = [evaluate.load_result(path) for path in paths]
+  names = tuple(arguments.names or paths)
+  rows = fuse.compare(*results, names, arguments.out)
+  print(fuse.table(list(zip(names, results, strict=True))))
+  width = max(len(name) for name, *_ in rows)
+  print(f'\n{"class":<{width}}  first   second  gain    videos')
+  for name, before, after, count in rows:
+    print(f'{name:<{width}}  {before:6.1%}  {after:6.1%}  '
+          f'{after - before:+7.1%}  {count}')
+  print(f'\nDrawn to {arguments.out}')
+
+
+if __name__ == '__main__':
+  sys.exit(main())
