@@ -56,22 +56,20 @@ class Gate(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Returns the gate, in (0, 1), of size 1 along the pooled axis."""
-    axis = AXES[self.pooled]
-    z = planes.pool_planes(x, axis)
+    """Returns the gate, in (0, 1), over the axes that are left."""
+    z = planes.pool_planes(x, AXES[self.pooled])
     z = PlaneConv(self.kernel_init, self.dtype, name='conv')(z)[..., None]
     z = nn.BatchNorm(momentum=0.9, epsilon=1e-5, dtype=self.dtype, name='bn')(
         z, use_running_average=not train)[..., 0]
     gate = nn.sigmoid(z)
     self.sow('intermediates', 'gate', gate)
-    return jnp.expand_dims(gate, axis)
+    return gate
 
 
-def _mean_gate(x, train, kernel_init, dtype):
-  """Returns the mean of the gates T, H and W; call it in a compact method."""
-  gates = [Gate(axis, kernel_init, dtype, name=axis)(x, train)
-           for axis in 'THW']
-  return (gates[0] + gates[1] + gates[2]) / 3
+def _gates(pooled, x, train, kernel_init, dtype):
+  """Returns {axis: gate} of some gates; call it in a compact method."""
+  return {AXES[name]: Gate(name, kernel_init, dtype, name=name)(x, train)
+          for name in pooled}
 
 
 class C(nn.Module):
@@ -81,7 +79,8 @@ class C(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
-    return x * Gate('C', dtype=self.dtype, name='C')(x, train)
+    return planes.apply_gates(
+        x, _gates('C', x, train, _KAIMING, self.dtype))
 
 
 class ST(nn.Module):
@@ -91,7 +90,8 @@ class ST(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
-    return x * _mean_gate(x, train, _KAIMING, self.dtype)
+    return planes.apply_gates(
+        x, _gates('THW', x, train, _KAIMING, self.dtype))
 
 
 class CinST(nn.Module):
@@ -104,8 +104,8 @@ class CinST(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
-    z = x * Gate('C', _KAIMING, self.dtype, name='C')(x, train)
-    return x * _mean_gate(z, train, _XAVIER, self.dtype)
+    z = planes.apply_gates(x, _gates('C', x, train, _KAIMING, self.dtype))
+    return planes.apply_gates(x, _gates('THW', z, train, _XAVIER, self.dtype))
 
 
 class STinC(nn.Module):
@@ -118,8 +118,8 @@ class STinC(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
-    z = x * _mean_gate(x, train, _KAIMING, self.dtype)
-    return x * Gate('C', _XAVIER, self.dtype, name='C')(z, train)
+    z = planes.apply_gates(x, _gates('THW', x, train, _KAIMING, self.dtype))
+    return planes.apply_gates(x, _gates('C', z, train, _XAVIER, self.dtype))
 
 
 class Pair(nn.Module):
