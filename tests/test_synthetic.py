@@ -1,0 +1,106 @@
+"""The demo data: balanced, reproducible, and told by order alone."""
+
+import hashlib
+import pathlib
+
+import numpy as np
+import pytest
+
+from input_pipeline import decode
+from input_pipeline import synthetic
+
+
+def _hashes(folder):
+  return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+          for p in sorted(pathlib.Path(folder).rglob('*')) if p.is_file()}
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('synthetic') / 'data'
+  synthetic.generate(folder, 16, 8, seed=3, processes=1)
+  return folder
+
+
+def test_files_are_balanced_h264_of_varied_length(made):
+  lengths = set()
+  for split, count in (('train', 2), ('val', 1)):
+    for name in synthetic.CLASSES:
+      files = sorted((made / split / name).iterdir())
+      assert [f.name for f in files] == [f'{i:04d}.mp4' for i in range(count)]
+      for file in files:
+        entry = decode.probe(file)
+        assert entry.error == '' and entry.codec == 'h264'
+        assert (entry.height, entry.width) == (240, 320)
+        assert entry.keyframes == tuple(range(0, entry.num_frames, 12))
+        lengths.add(entry.num_frames)
+  assert lengths <= {24, 32, 40, 48} and len(lengths) > 2
+
+
+def test_same_bytes_for_any_number_of_processes(made, tmp_path):
+  synthetic.generate(tmp_path / 'again', 16, 8, seed=3, processes=2)
+  hashes = _hashes(made)
+  assert _hashes(tmp_path / 'again') == hashes
+  assert len(set(hashes.values())) == 16 + 8 + 1
+  synthetic.generate(tmp_path / 'other', 8, 0, seed=4, processes=1)
+  assert not set(_hashes(tmp_path / 'other').values()) & set(hashes.values())
+
+
+def test_what_is_there_is_kept_and_never_mixed(made, tmp_path):
+  before = _hashes(made)
+  assert synthetic.generate(made, 16, 8, seed=3) == str(made)
+  with pytest.raises(ValueError, match='holds other files'):
+    synthetic.generate(made, 24, 8, seed=3)
+  assert _hashes(made) == before
+  with pytest.raises(ValueError, match='num_eval=9 must be a multiple'):
+    synthetic.generate(tmp_path / 'x', 8, 9)
+
+
+@pytest.mark.parametrize('pair', synthetic.PAIRS)
+def test_partner_is_the_reversal(pair):
+  # With the same draws, exactly; clips differ in their draws alone.
+  forward, backward = (
+      synthetic.render(name, np.random.default_rng(7)) for name in pair)
+  np.testing.assert_array_equal(forward, backward[::-1])
+  assert not np.array_equal(forward, backward)
+
+
+def _object(name, seed):
+  """Returns, for each frame, where it differs from the clip's median."""
+  frames = synthetic.render(name, np.random.default_rng(seed)).astype(int)
+  return frames, np.abs(frames - np.median(frames, 0)).max(-1) > 40
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_motions_are_what_their_names_say(seed):
+  frames, moving = _object('slide_right', seed)
+  columns = np.arange(320)
+  first, last = ((m.sum(0) * columns).sum() / m.sum()
+                 for m in (moving[1], moving[-2]))
+  assert last - first > 50
+  frames = synthetic.render('grow', np.random.default_rng(seed)).astype(int)
+  # What changes between neighbours is the growing rim, at every step.
+  change = np.abs(np.diff(frames, axis=0)).max(-1) > 40
+  rim = np.array([c.sum() for c in change])
+  assert rim[-4:].sum() > rim[:4].sum()
+  frames = synthetic.render('appear', np.random.default_rng(seed)).astype(int)
+  centre = np.abs(frames - frames[0]).max(-1).mean((1, 2))
+  assert centre[-1] > centre[len(centre) // 2] > centre[1]
+
+
+def test_turn_is_clockwise_on_the_screen():
+  for seed in range(3):
+    frames = synthetic.render(
+        'turn_clockwise', np.random.default_rng(seed)).astype(int)
+    # The arrow has one saturated colour: brighter than all else.
+    arrow = frames.max(-1) > 230
+    y, x = np.mgrid[:240, :320]
+    centre = np.array([(x * arrow).sum(), (y * arrow).sum()]) / arrow.sum()
+    angles = []
+    for mask in arrow:
+      points = np.stack([x[mask], y[mask]], 1) - centre
+      far = points[np.argsort(-np.hypot(*points.T))[:12]].mean(0)
+      angles.append(np.arctan2(far[1], far[0]))
+    # y points down, so growing angles turn clockwise.
+    steps = (np.diff(angles) + np.pi) % (2 * np.pi) - np.pi
+    assert np.median(steps) > 0.05
