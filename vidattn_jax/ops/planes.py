@@ -75,8 +75,9 @@ def _pool_one_pass(x, axis):
     return largest, a[1] + b[1], count
 
   y = x.astype(jnp.float32)
-  return lax.reduce((x, y, jnp.ones_like(y)),
-                    (jnp.array(-jnp.inf, x.dtype), 0.0, 0.0), combine, (axis,))
+  largest, total, count = lax.reduce(
+      (y, y, jnp.ones_like(y)), (-jnp.inf, 0.0, 0.0), combine, (axis,))
+  return largest.astype(x.dtype), total, count
 
 
 def _pool_fwd(x, axis):
