@@ -1,0 +1,1 @@
+"""Pure functions of arrays, jitted with the network that uses them."""
