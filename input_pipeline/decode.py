@@ -328,13 +328,12 @@ def _decode_seeking(path, targets, entry, rotate):
         packet = next(packets, None)
         if packet is None:
           return None
-        if packet.pts in key_of:
-          if not landed and key_of[packet.pts] > key:
-            return None
-          reached = max(reached, key_of[packet.pts])
-        elif not landed:
+        passed = key_of.get(packet.pts)
+        if not landed and (passed is None or passed > key):
           return None
         landed = True
+        if passed is not None:
+          reached = max(reached, passed)
         if skips:
           needed = packet.pts is None or packet.pts in wanted
           stream.codec_context.skip_frame = 'DEFAULT' if needed else 'NONREF'
@@ -414,8 +413,9 @@ def _scan(container, stream, mode, scan):
         raise VideoError(path, 'its frames change size: '
                          f'{(scan.height, scan.width)}, '
                          f'{(frame.height, frame.width)}')
-      # An intra-refresh picture is marked as key but holds no whole image.
-      if frame.key_frame and frame.pict_type == 1:
+      # Packets of intra-refresh pictures are marked as key; the decoder knows
+      # that they hold no whole image.
+      if frame.key_frame:
         scan.key_frames.add(frame.pts)
       scan.pts.append(frame.pts)
 

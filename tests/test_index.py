@@ -63,6 +63,18 @@ def test_asks_only_new_and_changed_files(videos, probed, tmp_path):
   assert index.build(videos, index_file=file)[videos[1]].num_frames == 9
   assert probed == ['1.mp4']
   assert os.listdir(tmp_path / 'kept') == ['index.json']
+  # Either of time and size tells a change.
+  probed.clear()
+  status = os.stat(videos[0])
+  os.utime(videos[0], ns=(0, status.st_mtime_ns + 1))
+  index.build(videos, index_file=file)
+  assert probed == ['0.mp4']
+  probed.clear()
+  with open(videos[0], 'ab') as video:
+    video.write(b'more')
+  os.utime(videos[0], ns=(0, status.st_mtime_ns + 1))
+  index.build(videos, index_file=file)
+  assert probed == ['0.mp4']
 
 
 def test_full_decode_serves_both_modes(videos, probed, tmp_path):
@@ -97,6 +109,20 @@ def test_digest_follows_content_not_time(videos):
   video.write_bytes(content)
   after = [e.digest for e in index.build(videos[:3]).values()]
   assert [a == b for a, b in zip(after, before)] == [True, False, True]
+
+
+def test_digest_covers_head_and_tail(tmp_path):
+  content = bytearray(1_000_000)
+  file = tmp_path / 'large'
+  digests = set()
+  for place in (None, 0, 65535, -65536, -1):
+    changed = bytearray(content)
+    if place is not None:
+      changed[place] = 1
+    file.write_bytes(changed)
+    digests.add(index._digest([str(file)], 1))
+  file.write_bytes(bytes(1_000_001))
+  assert len(digests | {index._digest([str(file)], 1)}) == 6
 
 
 def test_fingerprint_is_of_the_set():

@@ -72,6 +72,9 @@ def test_held_out_share_is_stratified_and_steady(make):
       'jump': [8, 2], 'run': [8, 2], 'walk': [1, 1], 'wave': [1, 0]}
   assert not {r.name for r in train.records} & {r.name for r in held.records}
   assert len(train.records) + len(held.records) == 23
+  # Neighbours in a recording stand next to each other: the share is spread.
+  assert [r.name for r in held.records[:4]] != [
+      'jump/0.mp4', 'jump/1.mp4', 'run/0.mp4', 'run/1.mp4']
   # A new video of one class does not move those of another.
   make('jump/10.mp4')
   run = [r.name for r in held.records if r.name.startswith('run')]
@@ -87,6 +90,13 @@ def test_list_of_path_and_label(make):
   assert dataset.classes == ('0', '1')
   # A file's own length counts, not what a list says of it.
   assert dataset.records[1].num_frames == 5
+
+
+def test_list_with_byte_order_mark_and_windows_lines(make):
+  root = make('a.mp4', 'b.mp4')
+  (root / 'train.txt').write_bytes(b'\xef\xbb\xbfa.mp4 0\r\nb.mp4 1\r\n')
+  assert names(load(root, train_list='train.txt')) == [('a.mp4', 0),
+                                                       ('b.mp4', 1)]
 
 
 def test_list_reads_a_path_that_ends_in_a_number(make):

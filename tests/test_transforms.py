@@ -54,6 +54,13 @@ def test_multiscale_sizes_and_offsets_equal_published_ones(golden):
       assert [list(p) for p in places] == expected['offsets_xy'][f'{w}x{h}']
 
 
+def test_multiscale_side_near_the_crop_becomes_it():
+  # 0.875 of 255 and 258 is 223 and 225; of 260 it is 227.
+  for short, side in ((255, 224), (258, 224), (260, 227)):
+    sizes = transforms.multiscale_sizes((short, 300), (224, 224))
+    assert (side, side) in sizes
+
+
 def test_multiscale_crop_draws_every_size_and_place_alike():
   rng = np.random.default_rng(0)
   frames = np.random.default_rng(1).integers(
