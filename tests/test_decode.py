@@ -25,7 +25,7 @@ CODECS = {
     'open_gop.mp4': ('libx264', 'yuv420p', {
         'g': '12', 'bf': '3', 'sc_threshold': '0',
         'x264-params': 'open-gop=1:b-pyramid=normal'}),
-    'refresh.mkv': ('libx264', 'yuv420p', {
+    'refresh.mp4': ('libx264', 'yuv420p', {
         'g': '12', 'x264-params': 'intra-refresh=1'}),
     'deep.mp4': ('libx264', 'yuv420p10le', {'g': '12'}),
     'hevc.mp4': ('libx265', 'yuv420p', {
@@ -129,7 +129,7 @@ def test_seeks_only_forward_and_where_proven(library, monkeypatch):
              if (library / n).exists()}
   assert entries['gop12.mp4'].keyframes == (0, 12, 24, 36)
   # Refreshed pictures are marked as key, but are none.
-  assert entries['refresh.mkv'].keyframes == (0,)
+  assert entries['refresh.mp4'].keyframes == (0,)
   seeks = _count_seeks(monkeypatch)
 
   def count(name, indices):
@@ -164,11 +164,15 @@ def test_stale_entry_falls_back_to_decoding_through(library):
   path = library / 'gop250.mp4'
   np.testing.assert_array_equal(
       numbers(decode.decode_frames(path, [30, 5, 47], entry)), [30, 5, 47])
-  # A seek to frame 18 lands on a refresh picture, which must not be used.
-  path = library / 'refresh.mkv'
+
+
+def test_seek_that_lands_at_an_unproven_frame_is_not_used(library):
+  path = library / 'gop12.mp4'
+  # The file has a key frame at 12, of which this entry knows nothing.
   entry = dataclasses.replace(decode.probe(path), keyframes=(0, 18))
+  assert decode._decode_seeking(path, [20], entry, True) is None
   np.testing.assert_array_equal(
-      decode.decode_frames(path, [18], entry), plain(path)[[18]])
+      numbers(decode.decode_frames(path, [20], entry)), [20])
 
 
 def test_odd_size(tmp_path):
