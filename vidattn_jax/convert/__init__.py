@@ -1,0 +1,12 @@
+"""Weights in and out: published PyTorch layouts, files, other trees."""
+
+from vidattn_jax.convert.files import load_file
+from vidattn_jax.convert.layouts import LAYOUTS
+from vidattn_jax.convert.weights import from_torch
+from vidattn_jax.convert.weights import load_into
+from vidattn_jax.convert.weights import merge
+from vidattn_jax.convert.weights import Report
+from vidattn_jax.convert.weights import to_torch
+
+__all__ = ['LAYOUTS', 'Report', 'from_torch', 'load_file', 'load_into',
+           'merge', 'to_torch']

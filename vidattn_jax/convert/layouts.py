@@ -1,0 +1,101 @@
+"""Published checkpoint layouts: what each calls the parameters.
+
+A layout is a list of rewrites, applied in order to a parameter's path with
+dots for slashes. One direction is written; the other is its inverse over the
+parameters that a model has.
+"""
+
+import dataclasses
+import re
+
+# Parts of the names that all layouts share.
+_COMMON = (
+    (r'\.(kernel|scale)$', '.weight'),
+    (r'\.mean$', '.running_mean'),
+    (r'\.var$', '.running_var'),
+    (r'^backbone\.', ''),
+    (r'\.block(\d+)\.', r'.\1.'),
+)
+# The units of Attention in Attention.
+_AIA = (
+    (r'\.attention\.(eft\d)\.(\w)\.', r'.\1.\2_'),
+    (r'\.attention\.(\w)\.(conv|bn)\.', r'.eft.\1_\2.'),
+)
+_TORCHVISION = (
+    *_COMMON, *_AIA,
+    (r'\.downsample_conv\.', '.downsample.0.'),
+    (r'\.downsample_bn\.', '.downsample.1.'),
+    (r'^head', 'fc'),
+)
+_TSN = (*_TORCHVISION, (r'^(?!fc)', 'base_model.'), (r'^fc', 'new_fc'))
+_MMACTION2 = (
+    *_COMMON, *_AIA,
+    (r'^(?!head)', 'backbone.'),
+    (r'\.conv(\d)\.', r'.conv\1.conv.'),
+    (r'\.bn(\d)\.', r'.conv\1.bn.'),
+    (r'\.downsample_(conv|bn)\.', r'.downsample.\1.'),
+    (r'^head', 'cls_head.fc_cls'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """One layout.
+
+  Attributes:
+    rules: rewrites of a path: (pattern, replacement).
+    prefix: what the published files put before every name.
+    net: the first convolution of a shifted block is called `conv1.net`.
+  """
+  rules: tuple[tuple[str, str], ...]
+  prefix: str = ''
+  net: bool = False
+
+
+LAYOUTS = {
+    # Image classification.
+    'torchvision': Layout(_TORCHVISION),
+    # The authors of TSM; of Attention in Attention, who shift elsewhere.
+    'tsn': Layout(_TSN, 'module.'),
+    'tsm': Layout(_TSN, 'module.', net=True),
+    'aia': Layout(_TSN, 'module.'),
+    'mmaction2': Layout(_MMACTION2, net=True),
+}
+
+# Axes of a published weight in the order of ours. Those of a gate depend on
+# what it pools: its axes are published with channels before space.
+_GATE_AXES = {'C': (2, 3, 4, 1, 0), 'T': (3, 4, 2, 1, 0),
+              'H': (2, 4, 3, 1, 0), 'W': (2, 3, 4, 1, 0)}
+_AXES = {2: (1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
+
+
+def torch_name(path: str, layout: Layout) -> str:
+  """Returns what a layout calls a parameter, without the prefix and `.net`.
+
+  Args:
+    path: path of the leaf below its collection, 'backbone/conv1/kernel'.
+    layout: the layout.
+  """
+  name = path.replace('/', '.')
+  for pattern, replacement in layout.rules:
+    name = re.sub(pattern, replacement, name)
+  return name
+
+
+def plain_name(name: str) -> str:
+  """Strips a published name of what differs between equal files."""
+  name = name.removeprefix('module.').replace('.net.', '.')
+  return re.sub(r'^base_model\.fc\.', 'new_fc.', name)
+
+
+def axes(path: str, ndim: int) -> tuple[int, ...]:
+  """Returns the axes of the published weight in the order of ours.
+
+  Args:
+    path: path of the leaf.
+    ndim: number of its axes.
+  """
+  gate = re.search(r'/attention/(?:.*/)?([CTHW])/conv/kernel$', path)
+  if gate:
+    return _GATE_AXES[gate[1]]
+  return _AXES.get(ndim, tuple(range(ndim)))

@@ -1,0 +1,285 @@
+"""Between published weights and the variables of a model."""
+
+import dataclasses
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import numpy as np
+
+from vidattn_jax import names
+from vidattn_jax.backbones import resnet
+from vidattn_jax.convert import files
+from vidattn_jax.convert import layouts
+
+_COLLECTIONS = ('params', 'batch_stats')
+_COUNTER = 'num_batches_tracked'
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What became of every name.
+
+  Attributes:
+    used: names of the source that were taken over.
+    unused: names of the source that the model has no place for.
+    fresh: {path in the model: why it was not taken from the source}.
+    layout: the recognised layout; '' for a tree of variables.
+  """
+  used: tuple[str, ...]
+  unused: tuple[str, ...]
+  fresh: dict[str, str]
+  layout: str = ''
+
+  def __str__(self):
+    lines = [f'{len(self.used)} used'
+             + (f' (layout {self.layout})' if self.layout else '')]
+    lines.append(_listed(f'{len(self.unused)} unused', self.unused))
+    lines.append(_listed(f'{len(self.fresh)} fresh', [
+        path + (f' ({why})' if why else '')
+        for path, why in self.fresh.items()]))
+    return '\n'.join(lines)
+
+
+def _listed(head, items, limit=12):
+  more = [f'... and {len(items) - limit} more'] if len(items) > limit else []
+  return '\n  '.join([head, *items[:limit], *more])
+
+
+def from_torch(model: nn.Module, state_dict: dict, image_shape) -> dict:
+  """Turns published weights into the variables of a model.
+
+  The layout is recognised by its names; `module.` and `num_batches_tracked`
+  may be there or not.
+
+  Args:
+    model: the network, as the weights' authors built it.
+    state_dict: {name: array} in PyTorch's layout of axes.
+    image_shape: (T, H, W, C) of one clip.
+
+  Returns:
+    Dict of `params` and `batch_stats`, float32 NumPy arrays.
+
+  Raises:
+    ValueError: the layout is unknown, or a name is unused or missing, or a
+      shape differs, or a weight is not finite; each is named.
+  """
+  shapes, shifted = _describe(model, image_shape)
+  converted, report = _convert(shapes, shifted, state_dict)
+  if report.unused or report.fresh:
+    raise ValueError(
+        'The weights do not fit the model. ' + str(report) + '\nBuild the '
+        'model with the attention, depth and classes of the weights, or start '
+        'from the file with --config.init_from, which keeps what fits.')
+  _check_shapes(shapes, converted)
+  return _unflatten(converted)
+
+
+def to_torch(model: nn.Module, variables: dict, layout: str) -> dict:
+  """Turns the variables of a model into published names and axes.
+
+  Args:
+    model: the network.
+    variables: dict of `params` and `batch_stats`.
+    layout: one of `LAYOUTS`.
+
+  Returns:
+    {name: float32 array}, with `num_batches_tracked` 0.
+
+  Raises:
+    ValueError: there is no such layout.
+  """
+  names.check_name('layout', layout, layouts.LAYOUTS)
+  table = layouts.LAYOUTS[layout]
+  _, shifted = _describe(model, model.image_shape)
+  state_dict = {}
+  for path, array in _flatten(variables).items():
+    name = layouts.torch_name(_below(path), table)
+    if table.net and _below(path).removesuffix('/conv1/kernel') in shifted:
+      name = name.removesuffix('.weight') + '.net.weight'
+    if not model.dropout:
+      name = name.replace('new_fc.', 'base_model.fc.')
+    inverse = np.argsort(layouts.axes(path, array.ndim))
+    name = table.prefix + name
+    state_dict[name] = np.ascontiguousarray(
+        np.asarray(array, np.float32).transpose(inverse))
+    if name.endswith('.running_var'):
+      counter = name.removesuffix('running_var') + _COUNTER
+      state_dict[counter] = np.zeros((), np.int64)
+  return state_dict
+
+
+def load_into(model: nn.Module, fresh: dict, path) -> tuple[dict, Report]:
+  """Starts a model from a weight file in a published layout.
+
+  Args:
+    model: the network.
+    fresh: its initial variables; what the file lacks stays as it is there.
+    path: see `load_file`.
+
+  Returns:
+    (variables, report), as `merge`.
+
+  Raises:
+    ValueError: the file cannot be used, or nothing in it fits, or a shape
+      other than the head's differs, or a weight is not finite.
+  """
+  shapes, shifted = _describe(model, model.image_shape)
+  converted, found = _convert(shapes, shifted, files.load_file(path))
+  merged, report = merge(fresh, _unflatten(converted))
+  return merged, dataclasses.replace(report, unused=found.unused,
+                                     layout=found.layout)
+
+
+def merge(fresh: dict, weights: dict) -> tuple[dict, Report]:
+  """Takes over the weights that a model has a place for.
+
+  Args:
+    fresh: initial variables of the model: dict of `params` and `batch_stats`.
+    weights: variables of another model, or part of them.
+
+  Returns:
+    (variables, report): leaves of `weights` where there are, of `fresh`
+    elsewhere and in a head for another number of classes.
+
+  Raises:
+    ValueError: nothing fits, or a shape other than the head's differs, or a
+      weight is not finite; the leaves are named.
+  """
+  ours, theirs = _flatten(fresh), _flatten(weights)
+  other_head = {
+      _module(path): f'{shape[-1]} classes here, {theirs[path].shape[-1]} there'
+      for path, shape in ((p, tuple(x.shape)) for p, x in ours.items())
+      if _is_head(path) and path in theirs
+      and tuple(theirs[path].shape) != shape}
+  taken = {path: leaf for path, leaf in theirs.items()
+           if path in ours and _module(path) not in other_head}
+  _check_shapes(ours, taken)
+  _check_finite(taken)
+  if not any(path.startswith('params/') for path in taken):
+    raise ValueError(
+        'Nothing in the weights fits the model: they have '
+        f'{", ".join(sorted(theirs)[:3])}, it has '
+        f'{", ".join(sorted(ours)[:3])}. Give weights of the same backbone.')
+  merged = {path: taken.get(path, leaf) for path, leaf in ours.items()}
+  return _unflatten(merged), Report(
+      used=tuple(taken),
+      unused=tuple(path for path in theirs if path not in ours),
+      fresh={path: other_head.get(_module(path), '')
+             for path in ours if path not in taken})
+
+
+def _describe(model, image_shape):
+  """Returns ({path: shape}, paths of the shifted blocks), without running."""
+  shifted = set()
+
+  def note(call, args, kwargs, context):
+    module = context.module
+    if isinstance(module, resnet.Block) and module.shift:
+      shifted.add('/'.join(module.path))
+    return call(*args, **kwargs)
+
+  video = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+  with nn.intercept_methods(note):
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+  return _flatten(variables), shifted
+
+
+def _convert(shapes, shifted, state_dict):
+  """Returns ({path: array}, report) of all that has a place by its name."""
+  given = {layouts.plain_name(name): name for name in state_dict
+           if not name.endswith(_COUNTER)}
+  tables = {
+      layout: {layouts.torch_name(_below(path), table): path
+               for path in shapes}
+      for layout, table in layouts.LAYOUTS.items()}
+  layout = max(tables, key=lambda layout: (
+      len(given.keys() & tables[layout].keys()),
+      layouts.LAYOUTS[layout].net == _has_net(state_dict)))
+  table = tables[layout]
+  if not given.keys() & table.keys():
+    raise ValueError(
+        'The names of the weights follow no known layout: '
+        f'{", ".join(list(state_dict)[:3])}. Known are '
+        f'{", ".join(layouts.LAYOUTS)}.')
+  _check_shift(state_dict, table, shifted)
+  converted = {}
+  for plain, name in given.items():
+    if plain in table:
+      array = np.asarray(state_dict[name])
+      path = table[plain]
+      axes = layouts.axes(path, len(shapes[path].shape))
+      if array.ndim == len(axes):
+        array = array.transpose(axes)
+      converted[path] = np.ascontiguousarray(array, np.float32)
+  _check_finite(converted)
+  return converted, Report(
+      used=tuple(name for plain, name in given.items() if plain in table),
+      unused=tuple(name for plain, name in given.items() if plain not in table),
+      fresh={path: f'there is no {name}' for name, path in table.items()
+             if path not in converted},
+      layout=layout)
+
+
+def _has_net(state_dict):
+  return any('.net.' in name for name in state_dict)
+
+
+def _check_shift(state_dict, table, shifted):
+  """Compares the blocks that weights and model shift, where they say it."""
+  theirs = {_below(table[layouts.plain_name(name)]).removesuffix(
+      '/conv1/kernel') for name in state_dict
+            if '.net.' in name and layouts.plain_name(name) in table}
+  if theirs and theirs != shifted:
+    block = min(theirs ^ shifted)
+    raise ValueError(
+        f'The weights are of a network that shifts {len(theirs)} blocks in '
+        f'time, the model shifts {len(shifted)}; they differ first at {block}. '
+        'Take a tsm_ model of the same depth, and for ResNet-101 the same '
+        'placement.')
+
+
+def _check_shapes(expected, given):
+  lines = [f'{path}: {tuple(expected[path].shape)} in the model, '
+           f'{tuple(array.shape)} in the weights'
+           for path, array in given.items()
+           if tuple(array.shape) != tuple(expected[path].shape)]
+  if lines:
+    heads = all(_is_head(line.split(':')[0]) for line in lines)
+    raise ValueError(
+        _listed(f'{len(lines)} shapes differ:', lines) + '\n'
+        + ('Build the model with num_classes of the weights, or start from '
+           'them with --config.init_from, which replaces the head.' if heads
+           else 'Build the model with the width, depth, modality and crop '
+           'size of the weights.'))
+
+
+def _check_finite(arrays):
+  bad = [path for path, array in arrays.items()
+         if not np.isfinite(np.asarray(array, np.float32)).all()]
+  if bad:
+    raise ValueError(_listed('The weights are damaged; not all numbers are '
+                             'finite in', bad) + '\nTake another file.')
+
+
+def _is_head(path):
+  return _below(path).startswith('head')
+
+
+def _below(path):
+  """Returns the path below the collection."""
+  return path.partition('/')[2]
+
+
+def _module(path):
+  return path.rpartition('/')[0]
+
+
+def _flatten(variables):
+  return traverse_util.flatten_dict(
+      {c: variables[c] for c in _COLLECTIONS if c in variables}, sep='/')
+
+
+def _unflatten(leaves):
+  tree = traverse_util.unflatten_dict(leaves, sep='/')
+  return {c: tree.get(c, {}) for c in _COLLECTIONS}
