@@ -1,0 +1,138 @@
+"""Temporal shift, and pooling, convolving and gating with planes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seeded
+
+from vidattn_jax.ops import planes
+from vidattn_jax.ops import temporal_shift
+
+SHAPES = [(2, 8, 7, 6, 16), (1, 1, 5, 9, 3), (3, 4, 2, 1, 24)]
+
+
+@pytest.fixture(scope='module')
+def golden(data_dir):
+  return np.load(data_dir / 'aia_modules.npz')
+
+
+def _clip(shape, scale=1.0):
+  return jnp.asarray(scale * seeded.clip(shape))
+
+
+@pytest.mark.parametrize('case, shape, subset', [
+    ('a', (8, 16, 14, 12), np.s_[::2, ::3, ::2, ::2]),
+    ('b', (16, 64, 14, 14), np.s_[::3, ::9, ::4, ::4])])
+def test_temporal_shift_equals_the_published_code(golden, case, shape, subset):
+  frames = seeded.clip(shape).transpose(0, 2, 3, 1)
+  x = frames.reshape(-1, 8, *frames.shape[1:])
+  y = temporal_shift.temporal_shift(jnp.asarray(x)).reshape(frames.shape)
+  y = np.asarray(y).transpose(0, 3, 1, 2)[subset]
+  np.testing.assert_array_equal(y, golden[f'shift/{case}/y_sub'])
+
+
+def test_temporal_shift_of_one_frame_and_of_few_channels():
+  one = jnp.ones((1, 1, 2, 2, 16))
+  y = temporal_shift.temporal_shift(one)
+  assert not y[..., :4].any()
+  assert y[..., 4:].all()
+  few = _clip((1, 3, 2, 2, 7))
+  np.testing.assert_array_equal(temporal_shift.temporal_shift(few), few)
+
+
+def _pool_by_hand(x, axis):
+  return jnp.stack([x.max(axis), x.mean(axis)], axis=1)
+
+
+@pytest.mark.parametrize('axis', [1, 2, 3, 4])
+@pytest.mark.parametrize('shape', SHAPES)
+def test_pool_planes_and_its_gradient(shape, axis):
+  # Whole numbers make ties; their gradient is split as by jnp.max.
+  for x in (_clip(shape), jnp.round(_clip(shape))):
+    ours, pullback = jax.vjp(lambda x: planes.pool_planes(x, axis), x)
+    wanted, wanted_pullback = jax.vjp(lambda x: _pool_by_hand(x, axis), x)
+    np.testing.assert_allclose(ours, wanted, rtol=2e-6, atol=1e-6)
+    g = jnp.cos(jnp.arange(ours.size, dtype=jnp.float32)).reshape(ours.shape)
+    np.testing.assert_allclose(pullback(g)[0], wanted_pullback(g)[0],
+                               rtol=1e-5, atol=1e-6)
+
+
+def test_both_forms_of_pooling_agree():
+  for axis in (1, 2, 3, 4):
+    x = jnp.round(_clip(SHAPES[0]))
+    for ours, plain in zip(planes._pool_one_pass(x, axis),
+                           planes._pool_plain(x, axis)):
+      np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=1e-5)
+
+
+def _convolve_by_hand(x, kernel):
+  """54 shifted sums in float64."""
+  x = np.pad(np.asarray(x, np.float64), ((0, 0), (0, 0)) + ((1, 1),) * 3)
+  a, b, c = (n - 2 for n in x.shape[2:])
+  return sum(x[:, p, i:i + a, j:j + b, k:k + c] * float(kernel[i, j, k, p, 0])
+             for i in range(3) for j in range(3) for k in range(3)
+             for p in range(2))
+
+
+@pytest.mark.parametrize('shape', [(2, 2, 5, 6, 19), (1, 2, 1, 3, 8),
+                                   (2, 2, 8, 7, 4), (1, 2, 2, 2, 1)])
+def test_convolve_planes_and_its_gradient(shape):
+  x, kernel = _clip(shape), _clip((3, 3, 3, 2, 1))
+  ours, pullback = jax.vjp(planes.convolve_planes, x, kernel)
+  assert seeded.difference(ours, _convolve_by_hand(x, kernel)) < 2e-6
+  plain, plain_pullback = jax.vjp(
+      lambda x, k: planes._convolve_plain(x, k)[:, 0], x, kernel)
+  assert seeded.difference(ours, plain) < 2e-6
+  g = _clip(ours.shape)
+  for gradient, wanted in zip(pullback(g), plain_pullback(g)):
+    assert seeded.difference(gradient, wanted) < 1e-5
+  assert seeded.difference(planes._kernel_gradient_plain(x, g),
+                           plain_pullback(g)[1]) < 1e-5
+
+
+def test_the_form_is_chosen_by_the_platform_that_is_compiled_for():
+  x, kernel = _clip((1, 2, 4, 4, 8)), _clip((3, 3, 3, 2, 1))
+  traced = jax.jit(jax.grad(lambda x, k: planes.convolve_planes(x, k).sum(),
+                            argnums=(0, 1))).trace(x, kernel)
+  texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text()
+           for platform in ('cpu', 'cuda', 'tpu')}
+  # Two spatial axes on the CPU, three elsewhere.
+  assert 'b, 0, 1, f' in texts['cpu']
+  assert 'b, f, 0, 1, 2' not in texts['cpu']
+  for platform in ('cuda', 'tpu'):
+    assert 'b, f, 0, 1, 2' in texts[platform]
+    assert 'b, 0, 1, f' not in texts[platform]
+
+
+@pytest.mark.parametrize('axes', [(4,), (1, 2, 3)])
+@pytest.mark.parametrize('shape', SHAPES)
+def test_apply_gates_and_its_gradient(shape, axes):
+  x = _clip(shape)
+  gates = {axis: _clip(np.delete(shape, axis)) for axis in axes}
+
+  def by_hand(x, gates):
+    return x * sum(jnp.expand_dims(g, a) for a, g in gates.items()) / len(axes)
+
+  ours, pullback = jax.vjp(planes.apply_gates, x, gates)
+  wanted, wanted_pullback = jax.vjp(by_hand, x, gates)
+  np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)
+  g = _clip(shape, 0.5)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+      pullback(g), wanted_pullback(g))
+
+
+def test_bfloat16_keeps_its_type_and_its_sums_are_float32():
+  x = (1 + jnp.abs(_clip((1, 2, 3, 2, 4096), 0.01))).astype(jnp.bfloat16)
+  pooled = planes.pool_planes(x, 4)
+  assert pooled.dtype == jnp.bfloat16
+  # A sum in bfloat16 would stop growing at 256.
+  np.testing.assert_allclose(pooled[:, 1].astype(np.float32),
+                             x.astype(np.float32).mean(4), rtol=1e-2)
+  gates = {4: pooled[:, 1]}
+  y, pullback = jax.vjp(planes.apply_gates, x, gates)
+  to_x, to_gates = pullback(jnp.ones_like(y))
+  assert {y.dtype, to_x.dtype, to_gates[4].dtype} == {jnp.dtype('bfloat16')}
+  np.testing.assert_allclose(to_gates[4].astype(np.float32),
+                             x.astype(np.float32).sum(4), rtol=1e-2)
