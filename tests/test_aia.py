@@ -1,0 +1,247 @@
+"""The units of Attention in Attention against the authors' code."""
+
+import functools
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seeded
+
+from vidattn_jax import attention
+from vidattn_jax.convert import layouts
+from vidattn_jax.ops import planes
+
+TOLERANCE = 2e-5
+SPELLED = {'C': 'C', 'ST': 'ST', 'CinST': 'CinST', 'STinC': 'STinC',
+           'C2ST': 'C->ST', 'ST2C': 'ST->C', 'CplusST': 'C+ST',
+           'CinST2STinC': 'CinST->STinC', 'STinC2CinST': 'STinC->CinST',
+           'STinCplusCinST': 'CinST+STinC'}
+TRAINED = ('C', 'ST', 'CinST', 'STinC', 'CinST2STinC')
+CASES = {'a': ((8, 16, 14, 12), np.s_[::2, ::3, ::2, ::2]),
+         'b': ((16, 64, 14, 14), np.s_[::3, ::9, ::4, ::4])}
+# Axes of our gates in the order of theirs.
+GATE_AXES = {'C': (0, 1, 2, 3), 'T': (0, 3, 1, 2), 'H': (0, 1, 3, 2),
+             'W': (0, 1, 2, 3)}
+BLOCK = 'backbone/layer1/block0/attention/'
+
+
+@pytest.fixture(scope='module')
+def golden(data_dir):
+  return np.load(data_dir / 'aia_modules.npz')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def precise():
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
+def _clip(case):
+  """Returns [N, T, H, W, C], and the way back to the published order."""
+  shape, _ = CASES[case]
+  x = seeded.clip(shape).transpose(0, 2, 3, 1)
+  return jnp.asarray(x.reshape(-1, 8, *x.shape[1:]))
+
+
+def _published_order(y):
+  return np.asarray(y).reshape(-1, *y.shape[2:]).transpose(0, 3, 1, 2)
+
+
+def _published_name(path):
+  """Returns 'eft1.C_conv.weight' for 'eft1/C/conv/kernel'."""
+  name = layouts.torch_name(BLOCK + path, layouts.LAYOUTS['aia'])
+  return name.removeprefix('base_model.layer1.0.').removeprefix('eft.')
+
+
+@functools.cache
+def _unit(name):
+  """Returns the unit and the seeded weights of the reference."""
+  unit = attention.get_attention(SPELLED[name])()
+  shapes = traverse_util.flatten_dict(jax.eval_shape(
+      unit.init, jax.random.key(0), jnp.zeros((1, 8, 7, 7, 16))), sep='/')
+
+  def leaf(path, shape):
+    path = path.partition('/')[2]
+    axes = layouts.axes(BLOCK + path, len(shape))
+    inverse = np.argsort(axes)
+    published = tuple(shape[i] for i in inverse)
+    return seeded.tensor(f'{name}.{_published_name(path)}', published
+                         ).transpose(axes)
+
+  return unit, traverse_util.unflatten_dict(
+      {path: leaf(path, x.shape) for path, x in shapes.items()}, sep='/')
+
+
+def _apply(name, case, variables=None, **kwargs):
+  unit, seeds = _unit(name)
+  return unit.apply(variables or seeds, _clip(case), **kwargs)
+
+
+def _error(golden, name, case, variables=None):
+  y = _published_order(_apply(name, case, variables))
+  key = f'{name}/{case}/y'
+  if key in golden:
+    return seeded.difference(y, golden[key])
+  return seeded.difference(y[CASES[case][1]], golden[f'{key}_sub'])
+
+
+def test_seeded_weights_are_those_of_the_reference(golden):
+  _, variables = _unit('ST')
+  for gate in 'THW':
+    axes = layouts.axes(f'{BLOCK}{gate}/conv/kernel', 5)
+    np.testing.assert_array_equal(
+        variables['params'][gate]['conv']['kernel'],
+        golden[f'ST/state/{gate}_conv.weight'].transpose(axes))
+
+
+@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('name', SPELLED)
+def test_output_equals_the_published_code(golden, name, case):
+  assert _error(golden, name, case) < TOLERANCE
+
+
+@pytest.mark.parametrize('name', ['C', 'ST', 'CinST', 'STinC'])
+def test_gates_equal_the_published_code(golden, name):
+  _, sown = _apply(name, 'a', mutable=['intermediates'])
+  assert sorted(sown['intermediates']) == sorted(
+      'C' if name == 'C' else 'THW' if name == 'ST' else 'CTHW')
+  for gate, leaf in sown['intermediates'].items():
+    ours = leaf['gate'][0].transpose(GATE_AXES[gate])
+    assert seeded.difference(ours, golden[f'{name}/a/gate_{gate}']) < TOLERANCE
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_training_equals_the_published_code(golden, name):
+  _, variables = _unit(name)
+  y, changed = _apply(name, 'b', train=True, mutable=['batch_stats'])
+  y = _published_order(y)[CASES['b'][1]]
+  assert seeded.difference(y, golden[f'{name}/b/train_y_sub']) < TOLERANCE
+
+  shape = dict(zip('NTHWC', _clip('b').shape))
+  before = traverse_util.flatten_dict(variables['batch_stats'], sep='/')
+  after = traverse_util.flatten_dict(changed['batch_stats'], sep='/')
+  assert after
+  for path, value in after.items():
+    if path.endswith('/var'):
+      # Flax keeps the biased variance, torch the unbiased one.
+      gate = path.split('/')[-3]
+      count = np.prod([n for axis, n in shape.items() if axis != gate])
+      old = 0.9 * before[path]
+      value = old + (value - old) * count / (count - 1)
+    wanted = golden[f'{name}/b/train_state/{_published_name(path)}']
+    assert seeded.difference(value, wanted) < TOLERANCE, path
+
+
+# --- What must not pass ------------------------------------------------------
+
+
+def _swap_pools(monkeypatch):
+  pool = planes.pool_planes
+  monkeypatch.setattr(planes, 'pool_planes', lambda x, a: pool(x, a)[:, ::-1])
+
+
+def _drop_norm(monkeypatch):
+  class Identity(nn.Module):
+    momentum: float = 0.0
+    epsilon: float = 0.0
+    dtype: object = None
+
+    def __call__(self, x, use_running_average):
+      return x
+
+  monkeypatch.setattr(nn, 'BatchNorm', Identity)
+
+
+def _sum_gates(monkeypatch):
+  apply = planes.apply_gates
+  monkeypatch.setattr(planes, 'apply_gates',
+                      lambda x, gates: apply(x, gates) * len(gates))
+
+
+def _gate_what_is_gated(monkeypatch):
+  # The last product with z, the gated clip, instead of with x.
+  apply = planes.apply_gates
+  last = []
+
+  def mutant(x, gates):
+    last.append(apply(last[-1] if last else x, gates))
+    return last[-1]
+
+  monkeypatch.setattr(planes, 'apply_gates', mutant)
+
+
+@pytest.mark.parametrize('mutate, name', [
+    (_swap_pools, 'C'), (_swap_pools, 'ST'), (_drop_norm, 'C'),
+    (_drop_norm, 'STinC'), (_sum_gates, 'ST'), (_gate_what_is_gated, 'CinST'),
+    (_gate_what_is_gated, 'STinC')])
+def test_a_mutant_of_the_code_is_caught(golden, monkeypatch, mutate, name):
+  assert _error(golden, name, 'a') < TOLERANCE
+  mutate(monkeypatch)
+  assert _error(golden, name, 'a') > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize('gate', 'CTHW')
+@pytest.mark.parametrize('change', [
+    lambda k: k.transpose(1, 0, 2, 3, 4), lambda k: k.transpose(0, 2, 1, 3, 4),
+    lambda k: k[::-1], lambda k: k[:, ::-1], lambda k: k[:, :, ::-1]])
+def test_a_wrong_kernel_axis_is_caught(golden, gate, change):
+  name = 'C' if gate == 'C' else 'ST'
+  _, variables = _unit(name)
+  params = {g: leaf if g != gate else
+            {**leaf, 'conv': {'kernel': change(leaf['conv']['kernel'])}}
+            for g, leaf in variables['params'].items()}
+  error = _error(golden, name, 'a', {**variables, 'params': params})
+  assert error > 10 * TOLERANCE
+
+
+# --- Initial weights, names --------------------------------------------------
+
+
+@pytest.mark.parametrize('name, kaiming', [
+    ('C', 'C'), ('ST', 'THW'), ('CinST', 'C'), ('STinC', 'THW')])
+def test_guests_start_by_kaiming_and_hosts_by_xavier(name, kaiming):
+  unit = attention.get_attention(name)()
+  x = jnp.zeros((1, 2, 2, 2, 2))
+  init = jax.jit(jax.vmap(lambda key: unit.init(key, x)['params']))
+  params = init(jax.random.split(jax.random.key(0), 200))
+  for gate, leaf in params.items():
+    # Fan out 27: sqrt(2 / 27). Fans 54 and 27: sqrt(2 / 81).
+    expected = (2 / (27 if gate in kaiming else 81)) ** 0.5
+    std = float(np.std(leaf['conv']['kernel']))
+    assert abs(std / expected - 1) < 0.03, gate
+    assert (leaf['bn']['scale'] == 1).all()
+    assert not leaf['bn']['bias'].any()
+
+
+@pytest.mark.parametrize('name, count', [
+    ('C', 56), ('ST', 168), ('CinST', 224), ('STinC', 224), ('C->ST', 224),
+    ('ST->C', 224), ('C+ST', 224), ('CinST->STinC', 448),
+    ('STinC->CinST', 448), ('CinST+STinC', 448)])
+def test_number_of_parameters(name, count):
+  assert set(attention.ATTENTION) == set(SPELLED.values())
+  shapes = jax.eval_shape(attention.get_attention(name)().init,
+                          jax.random.key(0), jnp.zeros((1, 2, 3, 4, 5)))
+  assert sum(x.size for x in jax.tree.leaves(shapes['params'])) == count
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+  with pytest.raises(ValueError, match="'CinSTT'; did you mean CinST"):
+    attention.get_attention('CinSTT')
+  with pytest.raises(ValueError, match='no option of the attention unit C '):
+    attention.get_attention('C', ratio=4)
+
+
+def test_computes_in_bfloat16_with_float32_parameters_and_statistics():
+  unit = attention.get_attention('CinST->STinC')(dtype=jnp.bfloat16)
+  _, variables = _unit('CinST2STinC')
+  x = _clip('a')
+  y, changed = unit.apply(variables, x.astype(jnp.bfloat16), train=True,
+                          mutable=['batch_stats'])
+  assert y.dtype == jnp.bfloat16
+  assert {s.dtype for s in jax.tree.leaves(changed)} == {jnp.dtype('float32')}
+  exact, _ = unit.clone(dtype=jnp.float32).apply(
+      variables, x, train=True, mutable=['batch_stats'])
+  assert 1e-4 < seeded.difference(y.astype(jnp.float32), exact) < 3e-2
