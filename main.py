@@ -116,14 +116,21 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
     raise ValueError(f'{argv[1]!r} is no flag; flags start with --.')
-  for name, flag in (('config', _CONFIG), ('workdir', _WORKDIR)):
-    if flag.value is None:
+  config = _CONFIG.value
+  try:
+    if config is not None:
+      config.keys()  # a file that could not be read is told only now
+  except OSError as error:
+    raise ValueError(f'--config: {str(error).splitlines()[-1].strip()}'
+                     ) from None
+  for name, value in (('config', config), ('workdir', _WORKDIR.value)):
+    if value is None:
       raise ValueError(f'--{name} is missing.')
   import jax
   if _DISTRIBUTED.value or _COORDINATOR.value:
     jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value,
                                _PROCESS_ID.value)
-  run(_CONFIG.value, os.path.expanduser(_WORKDIR.value), _MODE.value)
+  run(config, os.path.expanduser(_WORKDIR.value), _MODE.value)
 
 
 def parse_flags(argv):

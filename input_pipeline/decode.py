@@ -51,6 +51,8 @@ class IndexEntry:
     rotation: degrees, counter-clockwise positive, that bring frames upright.
     codec: FFmpeg's name of the decoder; 'folder' for a folder of images.
     header_frames: frame count that the container claims; 0 if it says nothing.
+    rate: frames per second on average, as the container claims; 0 if it says
+      nothing.
     pts: presentation times of the frames, in order, as runs (first, step,
       count). Empty if they do not prove that seeking is safe.
     keyframes: frame indices at which decoding can start; empty like `pts`.
@@ -66,6 +68,7 @@ class IndexEntry:
   rotation: int = 0
   codec: str = ''
   header_frames: int = 0
+  rate: float = 0.0
   pts: tuple[tuple[int, int, int], ...] = ()
   keyframes: tuple[int, ...] = ()
   size: int = 0
@@ -185,6 +188,7 @@ def probe(path, mode='decode'):
       rotation=scan.rotation,
       codec=scan.codec,
       header_frames=scan.header_frames,
+      rate=scan.rate,
       pts=_to_runs(scan.pts) if seekable else (),
       keyframes=tuple(scan.keyframes()) if seekable else (),
       error=error,
@@ -359,6 +363,7 @@ class _Scan:
   rotation: int = 0
   codec: str = ''
   header_frames: int = 0
+  rate: float = 0.0
 
   def keyframes(self):
     keys = self.key_packets & self.key_frames
@@ -395,6 +400,7 @@ def _scan(container, stream, mode, scan):
   """Fills `scan`; a failure leaves in it what was seen before."""
   scan.codec = stream.codec_context.name
   scan.header_frames = stream.frames
+  scan.rate = float(stream.average_rate or 0)
   scan.height, scan.width = stream.height, stream.width
   path = container.name
   for packet in container.demux(stream):

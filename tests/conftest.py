@@ -14,6 +14,8 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_compilation_cache_dir',
                   os.path.expanduser('~/.cache/vidattn_jax/tests'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+# Networks here are tiny: compiling them is what takes time.
+jax.config.update('jax_disable_most_optimizations', True)
 # Worker processes of the pipeline want parsed flags.
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()

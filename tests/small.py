@@ -80,3 +80,17 @@ def inputs(c, count=24, eval_count=10, bad=(), poison=None, shard=(0, 1)):
       eval_names=tuple(f'eval{i}' for i in range(eval_count)),
       pixels={'mean': list(c.data.mean), 'std': list(c.data.std)},
       card={'train': {'sha256': 'abc'}, 'eval': {}})
+
+
+def shrink(c):
+  """Makes any shipped configuration small: two clips, one step."""
+  c = c.copy_and_resolve_references()
+  with c.unlocked():
+    c.model.name = c.model.name.replace('r50', 'r18').replace('r101', 'r18')
+    c.model.update(width=1 / 16, crop_size=(36, 36), num_classes=0,
+                   stages=(4,), num_frames=2)
+    c.update(batch_size=2, num_epochs=1.0, log_every_steps=1, compile_cache='')
+    c.schedule.warmup_epochs = 0.0
+    c.eval.update(batch_size=2, clips=1, crops=1, every_epochs=1.0)
+    c.mesh.data = 1
+  return c

@@ -1,0 +1,82 @@
+"""Every shipped configuration trains one step when it is shrunk."""
+
+import ast
+import importlib
+import math
+import pathlib
+
+import jax
+import pytest
+import small
+
+from vidattn_jax.training import state as state_lib
+from vidattn_jax.training import train
+from vidattn_jax.training import writer
+
+_CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+# Arguments of the configurations that take one.
+_ARGUMENTS = {
+    'aia_something': ('tsn,v1,8', 'tsm,v2,12', 'tsm,v1,16'),
+    'demo': ('plain', 'attention'),
+    'weizmann': ('plain', 'attention'),
+}
+_NAMES = sorted(p.stem for p in _CONFIGS.glob('*.py')
+                if p.stem not in ('__init__', 'common'))
+_CASES = [(name, argument) for name in _NAMES
+          for argument in _ARGUMENTS.get(name, (None,))]
+
+
+def _load(name, argument):
+  module = importlib.import_module(f'configs.{name}')
+  return module.get_config(*(() if argument is None else (argument,)))
+
+
+@pytest.mark.parametrize('name,argument', _CASES)
+def test_trains_one_step_when_shrunk(name, argument, tmp_path):
+  c = small.shrink(_load(name, argument))
+  inputs = small.inputs(c, count=2, eval_count=2)
+  result = train.train_and_evaluate(c, tmp_path, inputs)
+  assert len(result.names) == 2
+  lines = writer.read_metrics(tmp_path)
+  assert [line['step'] for line in lines if 'train/loss' in line] == [1]
+  # Two clips of a few classes: a fresh network is near to guessing.
+  loss = next(li['train/loss'] for li in lines if 'train/loss' in li)
+  assert 0.3 < loss < 3 * math.log(len(small.CLASSES))
+
+
+@pytest.mark.parametrize('name,argument', _CASES)
+def test_whole_network_can_be_built(name, argument):
+  c = _load(name, argument)
+  model = state_lib.build_model(state_lib.model_arguments(c, 10))
+  shapes = jax.eval_shape(
+      lambda: state_lib.init_variables(model, jax.random.key(0)))
+  classes = c.model.num_classes or 10
+  assert shapes['params']['head']['kernel'].shape[-1] == classes
+  has_unit = any('attention' in jax.tree_util.keystr(path) for path, _ in
+                 jax.tree_util.tree_leaves_with_path(shapes['params']))
+  assert has_unit == bool(c.model.attention)
+
+
+@pytest.mark.parametrize('name', ['aia_something', 'demo', 'weizmann'])
+def test_unknown_argument_is_told(name):
+  with pytest.raises(ValueError, match=rf'configs/{name}.py:nonsense'):
+    _load(name, 'nonsense')
+
+
+@pytest.mark.parametrize('name', _NAMES)
+def test_docstring_has_a_command_that_names_the_file(name):
+  text = ast.get_docstring(ast.parse((_CONFIGS / f'{name}.py').read_text()))
+  assert 'python main.py --config=' in text
+  assert f'configs/{name}.py' in text
+
+
+def test_every_key_has_a_comment():
+  lines = (_CONFIGS / 'common.py').read_text().splitlines()
+  bare = []
+  for before, line in zip(lines, lines[1:], strict=False):
+    is_key = ' = ' in line and 'ConfigDict()' not in line and (
+        not line.strip().startswith('#'))
+    # Keys that one comment explains together follow each other.
+    if is_key and not before.strip().startswith(('#',)) and ' = ' not in before:
+      bare.append(line)
+  assert not bare
