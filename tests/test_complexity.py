@@ -1,0 +1,74 @@
+"""Counted parameters and operations against the published ones."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vidattn_jax import attention
+from vidattn_jax import models
+from vidattn_jax.tools import complexity
+
+UNITS = (None, *attention.ATTENTION)
+
+
+@pytest.fixture(scope='module')
+def published(data_dir):
+  rows = json.loads((data_dir / 'aia_table1.json').read_text())['rows']
+  return {(row['backbone'], row['block']): row for row in rows}
+
+
+@pytest.mark.parametrize('unit', UNITS)
+@pytest.mark.parametrize('name', ['TSN', 'TSM'])
+def test_equals_table_1_to_the_integer(published, name, unit):
+  model = models.get_model(f'{name.lower()}_r50', num_classes=174,
+                           attention=unit)
+  counts = complexity.complexity(model)
+  row = published[name, unit or 'None']
+  assert counts.params == row['params']
+  assert counts.macs == row['conv_linear_macs']
+  assert counts.bn_elements == row['bn_elements']
+  assert counts.pool_elements == row['adaptive_avg_pool_ops']
+  assert counts.flops == row['flops_table1_convention']
+
+
+def test_time_gate_does_not_grow_with_frames():
+  model = models.get_model('tsm_r50', num_classes=174,
+                           attention='CinST->STinC')
+  flops = complexity.complexity(model, (16, 224, 224, 3)).flops
+  # Table II prints twice the value of 8 frames, 66.3; counted it is less.
+  assert f'{flops / 1e9:.3f}' == '66.142'
+  assert flops < 2 * complexity.complexity(model).flops
+
+
+def test_type_and_classes():
+  build = {'width': 1 / 4, 'attention': 'ST', 'crop_size': 64}
+  counts = complexity.complexity(models.get_model('tsn_r18', **build))
+  half = models.get_model('tsn_r18', dtype='bfloat16', **build)
+  assert complexity.complexity(half) == counts
+  more = complexity.complexity(
+      models.get_model('tsn_r18', num_classes=401, **build))
+  assert more.params - counts.params == 128 + 1
+  assert more.macs - counts.macs == 8 * 128
+  params = jax.eval_shape(half.init, jax.random.key(0),
+                          jnp.zeros((1, 1, 64, 64, 3)))['params']
+  assert counts.params == sum(x.size for x in jax.tree.leaves(params))
+
+
+def test_tables():
+  rows = {'TSN': complexity.Complexity(23_864_558, 32_699_940_864, 88_911_872,
+                                       819_200),
+          'a long name': complexity.Complexity(1, 2, 3, 4)}
+  assert complexity.table(rows) == (
+      'model        params (M)  GMACs  Table I GFLOPs\n'
+      'TSN               23.86  32.70           32.88\n'
+      'a long name        0.00   0.00            0.00\n')
+  lines = complexity.table(rows, 'markdown').splitlines()
+  assert lines[1] == '| ----------- | ---------: | ----: | -------------: |'
+  assert {line.count('|') for line in lines} == {5}
+  assert complexity.table(rows, 'csv').splitlines()[1:] == [
+      'TSN,23864558,32699940864,88911872,819200,32878583808',
+      'a long name,1,2,3,4,12']
+  with pytest.raises(ValueError, match='no table style'):
+    complexity.table(rows, 'html')
