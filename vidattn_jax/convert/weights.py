@@ -91,11 +91,11 @@ def to_torch(model: nn.Module, variables: dict, layout: str) -> dict:
   """
   names.check_name('layout', layout, layouts.LAYOUTS)
   table = layouts.LAYOUTS[layout]
-  _, shifted = _describe(model, model.image_shape)
+  shifted = _describe(model, model.image_shape)[1] if table.net else ()
   state_dict = {}
   for path, array in _flatten(variables).items():
     name = layouts.torch_name(_below(path), table)
-    if table.net and _below(path).removesuffix('/conv1/kernel') in shifted:
+    if _below(path).removesuffix('/conv1/kernel') in shifted:
       name = name.removesuffix('.weight') + '.net.weight'
     if not model.dropout:
       name = name.replace('new_fc.', 'base_model.fc.')
