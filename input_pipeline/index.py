@@ -161,8 +161,12 @@ def _save(index_file, known):
   if not index_file:
     return
   directory = os.path.dirname(os.path.abspath(index_file))
-  os.makedirs(directory, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=directory, suffix='.tmp')
-  with os.fdopen(handle, 'w', encoding='utf-8') as file:
-    json.dump({'version': _VERSION, 'videos': known}, file)
-  os.replace(temporary, index_file)
+  try:
+    os.makedirs(directory, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=directory, suffix='.tmp')
+    with os.fdopen(handle, 'w', encoding='utf-8') as file:
+      json.dump({'version': _VERSION, 'videos': known}, file)
+    os.replace(temporary, index_file)
+  except OSError as error:
+    logging.warning('%s cannot be written (%s): the next run indexes anew.',
+                    index_file, error.strerror)

@@ -99,6 +99,12 @@ def test_unreadable_index_is_built_anew(videos, tmp_path, content):
   assert json.loads(file.read_text())['version'] == 1
 
 
+def test_index_that_cannot_be_written_stops_nothing(videos):
+  # Its directory would lie below a file.
+  entries = index.build(videos[:1], index_file=videos[0] + '/index.json')
+  assert entries[videos[0]].num_frames == 4
+
+
 def test_digest_follows_content_not_time(videos):
   before = [e.digest for e in index.build(videos[:3]).values()]
   assert len(set(before)) == 3
