@@ -42,7 +42,7 @@ def get_config(network='attention'):
   config.schedule.name = 'cosine'
   config.schedule.learning_rate = 0.1
   config.schedule.warmup_epochs = 1.0
-  config.eval.every_epochs = 4.0
+  config.eval.every_epochs = 12.0
   config.checkpoint.every_epochs = 4.0
   config.eval.batch_size = 16
   return config

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import math
 import pathlib
 
@@ -73,7 +74,7 @@ def test_docstring_has_a_command_that_names_the_file(name):
 def test_every_key_has_a_comment():
   lines = (_CONFIGS / 'common.py').read_text().splitlines()
   bare = []
-  for before, line in zip(lines, lines[1:], strict=False):
+  for before, line in itertools.pairwise(lines):
     is_key = ' = ' in line and 'ConfigDict()' not in line and (
         not line.strip().startswith('#'))
     # Keys that one comment explains together follow each other.

@@ -1,0 +1,181 @@
+"""Real processes: killed at random moments, and two that train as one."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from input_pipeline import synthetic
+from vidattn_jax.training import checkpoint
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_COMMON = (
+    '--config=configs/demo.py:attention', '--config.model.width=0.0625',
+    '--config.model.crop_size=36', '--config.model.num_frames=4',
+    '--config.model.stages=(4,)', '--config.model.dropout=0.5',
+    '--config.data.resize=40', '--config.data.crop=multiscale',
+    '--config.data.cache_frames=False', '--config.batch_size=8',
+    '--config.eval.batch_size=8', '--config.eval.every_epochs=1.5',
+    '--config.num_epochs=4')
+
+
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('clips') / 'data'
+  synthetic.generate(str(directory), num_train=64, num_eval=8, seed=1)
+  return directory
+
+
+def _start(clips, workdir, *more, devices=1, log=None):
+  flags = (os.environ.get('XLA_FLAGS', '')
+           + f' --xla_force_host_platform_device_count={devices}')
+  return subprocess.Popen(
+      [sys.executable, 'main.py', *_COMMON, f'--config.data.root={clips}',
+       f'--workdir={workdir}', *more], cwd=_ROOT, stderr=log, stdout=log,
+      start_new_session=True,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags})
+
+
+def _finish(process, timeout=400):
+  assert process.wait(timeout) == 0
+
+
+def _parameters(workdir, step=None):
+  checkpoints = checkpoint.Checkpoints(workdir)
+  step = step or checkpoints.steps()[-1]
+  variables = checkpoints.restore_variables(step)
+  checkpoints.close()
+  return step, {name: np.asarray(value)
+                for name, value in _flat(variables).items()}
+
+
+def _flat(tree, prefix=''):
+  flat = {}
+  for key, value in tree.items():
+    flat.update(_flat(value, f'{prefix}{key}/') if isinstance(value, dict)
+                else {prefix + key: value})
+  return flat
+
+
+def _kill(process):
+  """Kills the process and its loader workers at once, as an eviction does."""
+  os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_ends_bitwise_the_same(clips, tmp_path):
+  # A checkpoint after every second step, so that kills meet saves.
+  often = ('--config.checkpoint.every_epochs=0.25',
+           '--config.data.workers=2', '--config.log_every_steps=1')
+  with open(tmp_path / 'log', 'w') as log:
+    _finish(_start(clips, tmp_path / 'whole', *often, log=log))
+    want_step, want = _parameters(tmp_path / 'whole')
+    assert want_step == 32
+
+    rng = random.Random(5)
+    workdir = tmp_path / 'killed'
+    kills, during_save, reached = 0, 0, []
+    while kills < 5:
+      process = _start(clips, workdir, *often, log=log)
+      saves = workdir / 'checkpoints'
+      before = len(_steps_seen(workdir))
+      # Two kills wait for an unfinished save, the others for a step.
+      aim_at_save = kills in (1, 3)
+      patience = rng.randint(2, 5)
+      deadline = time.monotonic() + 200
+      while process.poll() is None and time.monotonic() < deadline:
+        moved = len(_steps_seen(workdir)) - before
+        unfinished = list(saves.glob('*.orbax-checkpoint-tmp*'))
+        if moved >= patience and (unfinished or not aim_at_save):
+          break
+        time.sleep(0.002)
+      assert process.poll() is None, 'the run ended before it was killed'
+      if not aim_at_save:
+        time.sleep(rng.random() * 0.3)
+      during_save += bool(list(saves.glob('*.orbax-checkpoint-tmp*')))
+      _kill(process)
+      kills += 1
+      reached.append(max(_steps_seen(workdir), default=0))
+    _finish(_start(clips, workdir, *often, log=log))
+  # Over at least an epoch of 8 steps, with kills while a save was under way.
+  assert max(reached) - min(reached) >= 8
+  assert during_save >= 2
+  step, got = _parameters(workdir)
+  assert step == want_step and got.keys() == want.keys()
+  for name, value in want.items():
+    np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def _steps_seen(workdir):
+  """Returns the steps of the training log so far."""
+  path = workdir / 'metrics.jsonl'
+  steps = []
+  if path.exists():
+    for line in path.read_text().splitlines():
+      try:
+        steps.append(json.loads(line)['step'])
+      except json.JSONDecodeError:
+        pass
+  return steps
+
+
+@pytest.mark.slow
+def test_sigterm_ends_cleanly_and_says_so(clips, tmp_path):
+  with open(tmp_path / 'log', 'w') as log:
+    process = _start(clips, tmp_path / 'run', '--config.log_every_steps=1',
+                     log=log)
+    while not _steps_seen(tmp_path / 'run'):
+      time.sleep(0.05)
+      assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _finish(process)
+  assert 'Stopped by a signal after step' in (tmp_path / 'log').read_text()
+  step, _ = _parameters(tmp_path / 'run')
+  assert 0 < step < 32
+
+
+def _free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(clips, tmp_path):
+  short = ('--config.num_epochs=0.25', '--config.eval.every_epochs=0.25',
+           '--config.model.dropout=0.0')
+  with open(tmp_path / 'log', 'w') as log:
+    _finish(_start(clips, tmp_path / 'one', *short, log=log))
+    coordinator = f'localhost:{_free_port()}'
+    both = [_start(clips, tmp_path / 'two', *short,
+                   f'--coordinator={coordinator}', '--num_processes=2',
+                   f'--process_id={i}', devices=2, log=log) for i in range(2)]
+    for process in both:
+      _finish(process)
+  (first, one), (second, two) = (_parameters(tmp_path / name)
+                                 for name in ('one', 'two'))
+  assert first == second == 2
+  for name, value in one.items():
+    np.testing.assert_allclose(two[name], value, atol=2e-6, err_msg=name)
+  scores = [np.load(next((tmp_path / name / 'eval').glob('*.npz')))
+            for name in ('one', 'two')]
+  assert scores[0]['names'].tolist() == scores[1]['names'].tolist()
+  np.testing.assert_allclose(scores[0]['scores'], scores[1]['scores'],
+                             atol=1e-4)
+  losses = [[json.loads(line)['eval/loss'] for line in
+             (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
+             if 'eval/loss' in line] for name in ('one', 'two')]
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+  # The checkpoint of two processes and four devices goes on in one.
+  with open(tmp_path / 'log', 'w') as log:
+    _finish(_start(clips, tmp_path / 'two', *short, log=log))
+  assert 'is finished: step 2' in (tmp_path / 'log').read_text()
