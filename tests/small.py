@@ -1,5 +1,8 @@
 """A network, data and a configuration that train within seconds."""
 
+import json
+import struct
+
 import numpy as np
 
 from configs import common
@@ -94,3 +97,18 @@ def shrink(c):
     c.eval.update(batch_size=2, clips=1, crops=1, every_epochs=1.0)
     c.mesh.data = 1
   return c
+
+
+def write_safetensors(path, arrays):
+  """Writes {name: array} as a `.safetensors` file."""
+  kinds = {'float32': 'F32', 'int64': 'I64'}
+  header, blobs, offset = {}, [], 0
+  for name, array in arrays.items():
+    blob = np.ascontiguousarray(array).tobytes()
+    header[name] = {'dtype': kinds[array.dtype.name],
+                    'shape': list(array.shape),
+                    'data_offsets': [offset, offset + len(blob)]}
+    offset += len(blob)
+    blobs.append(blob)
+  text = json.dumps(header).encode()
+  path.write_bytes(struct.pack('<Q', len(text)) + text + b''.join(blobs))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import small
 
+from vidattn_jax import convert
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import evaluate
 from vidattn_jax.training import optim
@@ -410,3 +411,45 @@ def test_file_without_scores_is_named(tmp_path):
 def test_directory_without_checkpoints_is_told(tmp_path):
   with pytest.raises(ValueError, match='holds no checkpoints'):
     checkpoint.find(tmp_path)
+
+
+def test_starts_from_a_checkpoint_of_other_classes(finished, tmp_path, capsys):
+  workdir, _, state = finished
+  # At rate 0 the weights stay what they were at the start.
+  c = small.config(model__num_classes=5, init_from=str(workdir),
+                   schedule__learning_rate=0.0, num_epochs=1.0,
+                   model__attention='CinST')
+  train.train_and_evaluate(c, tmp_path, small.inputs(c))
+  said = capsys.readouterr().err
+  assert 'head/kernel (5 classes here, 3 there)' in said
+  assert 'attention/H/bn' in said
+  best = checkpoint.Checkpoints(workdir).best_step()
+  source = _last_state(small.config(), workdir, best)
+  started = checkpoint.Checkpoints(tmp_path).restore_variables(3)
+  np.testing.assert_array_equal(
+      started['params']['backbone']['conv1']['kernel'],
+      source.params['backbone']['conv1']['kernel'])
+  assert started['params']['head']['kernel'].shape[-1] == 5
+  del state
+
+
+def test_starts_from_a_published_file(finished, tmp_path, capsys):
+  _, _, state = finished
+  c = small.config(schedule__learning_rate=0.0, num_epochs=1.0)
+  _, model, _ = _start(c)
+  names = convert.to_torch(model, state.variables(), 'tsn')
+  path = tmp_path / 'weights.safetensors'
+  small.write_safetensors(path, names)
+  with c.unlocked():
+    c.init_from = str(path)
+  train.train_and_evaluate(c, tmp_path / 'run', small.inputs(c))
+  said = capsys.readouterr().err
+  assert f'Weights from {path}' in said and '0 fresh' in said
+  started = checkpoint.Checkpoints(tmp_path / 'run').restore_variables(3)
+  assert _same(started['params'], state.params)
+
+
+def test_missing_weights_are_named(tmp_path):
+  c = small.config(init_from=str(tmp_path / 'none.pth'))
+  with pytest.raises(ValueError, match='none.pth'):
+    train.train_and_evaluate(c, tmp_path / 'run', small.inputs(c))

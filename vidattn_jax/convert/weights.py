@@ -165,8 +165,8 @@ def merge(fresh: dict, weights: dict) -> tuple[dict, Report]:
   return _unflatten(merged), Report(
       used=tuple(taken),
       unused=tuple(path for path in theirs if path not in ours),
-      fresh={path: other_head.get(_module(path), '')
-             for path in ours if path not in taken})
+      fresh={path: other_head.get(_module(path), '') for path in sorted(
+          ours, key=lambda p: (not _is_head(p), p)) if path not in taken})
 
 
 def _describe(model, image_shape):
