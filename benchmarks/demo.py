@@ -67,7 +67,7 @@ def main(argv=None):
   summary['seconds'] = round(time.monotonic() - start, 1)
   (out / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
 
-  print('\nOrdered motions, held-out clips: the pair of motions, and the motion')
+  print('\nOrdered motions, held-out clips: the pair found, the class found')
   print('network                 pair    class (chance within a pair: 50 %)')
   for name, title in (('plain', 'TSN'), ('attention', 'TSN + CinST->STinC')):
     print(f'{title:<22}  {pair_accuracy(results[name]):5.1%}   '

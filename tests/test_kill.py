@@ -1,5 +1,6 @@
 """Real processes: killed at random moments, and two that train as one."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -121,10 +122,8 @@ def _steps_seen(workdir):
   steps = []
   if path.exists():
     for line in path.read_text().splitlines():
-      try:
+      with contextlib.suppress(json.JSONDecodeError):  # a torn line
         steps.append(json.loads(line)['step'])
-      except json.JSONDecodeError:
-        pass
   return steps
 
 

@@ -42,13 +42,15 @@ def test_temporal_shift_of_one_frame_and_of_few_channels():
 
 
 def _pool_by_hand(x, axis):
-  return jnp.stack([x.max(axis), x.mean(axis)], axis=1)
+  first = jnp.take_along_axis(
+      x, jnp.expand_dims(x.argmax(axis), axis), axis).squeeze(axis)
+  return jnp.stack([first, x.mean(axis)], axis=1)
 
 
 @pytest.mark.parametrize('axis', [1, 2, 3, 4])
 @pytest.mark.parametrize('shape', SHAPES)
 def test_pool_planes_and_its_gradient(shape, axis):
-  # Whole numbers make ties; their gradient is split as by jnp.max.
+  # Whole numbers make ties, whose gradient goes to the first.
   for x in (_clip(shape), jnp.round(_clip(shape))):
     ours, pullback = jax.vjp(lambda x: planes.pool_planes(x, axis), x)
     wanted, wanted_pullback = jax.vjp(lambda x: _pool_by_hand(x, axis), x)
@@ -56,6 +58,25 @@ def test_pool_planes_and_its_gradient(shape, axis):
     g = jnp.cos(jnp.arange(ours.size, dtype=jnp.float32)).reshape(ours.shape)
     np.testing.assert_allclose(pullback(g)[0], wanted_pullback(g)[0],
                                rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('axis', [1, 2, 3, 4])
+def test_gradient_of_the_maximum_survives_recomputation(axis):
+  # The clip is a sum that compilers may compute twice, in different ways:
+  # whatever they do, every maximum must pass its gradient on, once.
+  x = _clip((4, 4, 10, 10, 16))
+
+  # Moving all of y by one moves each maximum by one.
+  moved = jax.jit(jax.grad(lambda offset, x: planes.pool_planes(
+      jnp.sin(x * 1.37) / (1 + jnp.exp(x)) + 1.37 * x ** 3 + offset,
+      axis)[:, 0].sum()))(0.0, x)
+  assert float(moved) == x.size // x.shape[axis]
+
+
+def test_a_number_that_is_none_is_not_lost():
+  x = _clip((1, 3, 4, 5, 6)).at[0, 1, 2, 3, 4].set(jnp.nan)
+  for axis in (1, 2, 3, 4):
+    assert int(jnp.isnan(planes.pool_planes(x, axis)[:, 0]).sum()) == 1
 
 
 def test_both_forms_of_pooling_agree():

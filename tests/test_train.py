@@ -47,7 +47,7 @@ def _steps(c, devices, count, state=None, shard_parameters=False, min_bytes=1):
   for batch in small.inputs(c).train_batches(0, count):
     batch = {k: batch[k] for k in ('video', 'label', 'mask')}
     state, metrics = step(state, sharding.to_devices(mesh, batch))
-    losses.append(float(metrics['loss']))
+    losses.append(float(metrics['loss'] / metrics['count']))
   return jax.device_get(state), losses
 
 
@@ -305,6 +305,23 @@ def test_eight_devices_equal_one_after_a_step():
     assert max(jax.tree.leaves(_differences(one.params, eight.params))) < 1e-6
     assert max(jax.tree.leaves(_differences(
         one.batch_stats, eight.batch_stats))) < 1e-6
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one_after_twenty_steps_in_float64():
+  c = small.config(model__dtype='float64', model__dropout=0.5,
+                   num_epochs=20 / 3)
+  with jax.enable_x64(True):
+    _, _, state = _start(c)
+    wide = jax.tree.map(lambda x: x.astype(np.float64) if (
+        x.dtype == np.float32) else x, state)
+    one, losses = _steps(c, 1, 20, wide)
+    eight, again = _steps(c, 8, 20, wide, shard_parameters=True)
+  assert one.params['head']['kernel'].dtype == np.float64
+  np.testing.assert_allclose(losses, again, rtol=1e-9)
+  gap = _differences((one.params, one.batch_stats),
+                     (eight.params, eight.batch_stats))
+  assert max(jax.tree.leaves(gap)) < 1e-9
 
 
 def test_parameter_sharding_splits_large_leaves_only():

@@ -32,11 +32,12 @@ _norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
 class GlobalAveragePool(nn.Module):
-  """Mean over height and width, in float32."""
+  """Mean over height and width, in float32 or wider."""
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns float32 [..., C] from [..., H, W, C]."""
-    return x.mean((-3, -2), dtype=jnp.float32)
+    """Returns [..., C] from [..., H, W, C]."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return x.mean((-3, -2), dtype=wide)
 
 
 class Block(nn.Module):

@@ -26,6 +26,11 @@ def _by_platform(on_cpu, plain, *args):
   return lax.platform_dependent(*args, cpu=on_cpu, default=plain)
 
 
+def _wide(x):
+  """Returns the type of sums over `x`: float32, or wider if `x` is."""
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
 # --- Pooling -----------------------------------------------------------------
 
 
@@ -33,8 +38,8 @@ def _by_platform(on_cpu, plain, *args):
 def pool_planes(x: jax.Array, axis: int) -> jax.Array:
   """Pools one axis away, by maximum and by mean.
 
-  The gradient of a maximum that occurs more than once is split evenly, as by
-  `jnp.max`; torch's `max(dim)` gives all of it to one of them.
+  The gradient of a maximum that occurs more than once goes to the first of
+  them, as in the authors' `torch.max(dim)`, while `jnp.max` splits it.
 
   Args:
     x: [N, T, H, W, C].
@@ -49,50 +54,54 @@ def pool_planes(x: jax.Array, axis: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _pool(x, axis):
-  """Returns the planes, and how often each maximum occurs (float32)."""
-  largest, total, count = _by_platform(
+  """Returns the planes, and where along the axis each maximum is."""
+  largest, index, total = _by_platform(
       functools.partial(_pool_one_pass, axis=axis),
       functools.partial(_pool_plain, axis=axis), x)
   mean = (total / x.shape[axis]).astype(x.dtype)
-  return jnp.stack([largest, mean], axis=1), count
+  return jnp.stack([largest, mean], axis=1), index
 
 
 def _pool_plain(x, axis):
-  largest = x.max(axis)
-  count = x == jnp.expand_dims(largest, axis)
-  return (largest, x.sum(axis, dtype=jnp.float32),
-          count.sum(axis, dtype=jnp.float32))
+  return (x.max(axis), lax.argmax(x, axis, jnp.int32),
+          x.sum(axis, dtype=_wide(x)))
 
 
 def _pool_one_pass(x, axis):
-  if axis == x.ndim - 1:
-    return _pool_plain(x, axis)  # The last axis is quick as it is.
-
   def combine(a, b):
-    largest = lax.max(a[0], b[0])
-    count = (jnp.where(a[0] == largest, a[2], 0.0)
-             + jnp.where(b[0] == largest, b[2], 0.0))
-    return largest, a[1] + b[1], count
+    # A number that is none wins, so that it is not lost.
+    first = (a[0] > b[0]) | (a[0] != a[0]) | (
+        (a[0] == b[0]) & (a[1] < b[1]))
+    return (jnp.where(first, a[0], b[0]), jnp.where(first, a[1], b[1]),
+            a[2] + b[2])
 
-  y = x.astype(jnp.float32)
-  largest, total, count = lax.reduce(
-      (y, y, jnp.ones_like(y)), (-jnp.inf, 0.0, 0.0), combine, (axis,))
-  return largest.astype(x.dtype), total, count
+  y = x.astype(_wide(x))
+  index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+  largest, index, total = lax.reduce(
+      (y, index, y), (jnp.array(-jnp.inf, y.dtype), jnp.int32(x.shape[axis]),
+                      jnp.array(0.0, y.dtype)), combine, (axis,))
+  return largest.astype(x.dtype), index, total
 
 
 def _pool_fwd(x, axis):
-  planes, count = _pool(x, axis)
-  return planes, (x, planes[:, 0], count)
+  planes, index = _pool(x, axis)
+  # Where the maximum is, not what it is: the same sum, compiled twice, may
+  # differ in its last bit, and then no element would equal its maximum.
+  return planes, (index, x.shape[axis])
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _spread(axis, length, index, g):
+  to_largest, to_each, index = (
+      jnp.expand_dims(p, axis) for p in (g[:, 0], g[:, 1] / length, index))
+  shape = [length if i == axis else n for i, n in enumerate(index.shape)]
+  here = lax.broadcasted_iota(index.dtype, shape, axis) == index
+  return jnp.where(here, to_largest + to_each, to_each)
+
+
 def _pool_bwd(axis, residuals, g):
-  x, largest, count = residuals
-  to_largest = (g[:, 0] / count).astype(x.dtype)
-  to_each = g[:, 1] / x.shape[axis]
-  largest, to_largest, to_each = (
-      jnp.expand_dims(p, axis) for p in (largest, to_largest, to_each))
-  return (jnp.where(x == largest, to_largest + to_each, to_each),)
+  index, length = residuals
+  return (_spread(axis, length, index, g),)
 
 
 pool_planes.defvjp(_pool_fwd, _pool_bwd)
@@ -256,7 +265,7 @@ def _apply_bwd(residuals, g):
   x, gates = residuals
 
   def gradient(axis, gate):
-    product = x.astype(jnp.float32) * g
+    product = x.astype(_wide(x)) * g
     total = (
         _by_platform(_sum_frames, lambda p: p.sum(1), product) if axis == 1
         else product.sum(axis))
