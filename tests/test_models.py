@@ -211,6 +211,36 @@ def test_logits_are_float32_in_a_bfloat16_network(small):
   assert 1e-4 < seeded.difference(logits, exact) < 0.05
 
 
+def test_float64_is_float64_throughout():
+  with jax.enable_x64(True):
+    double = models.get_model(
+        'tsm_r18', num_classes=5, width=1 / 8, attention='CinST->STinC',
+        dtype='float64', dropout=0.0, stages=(1,))
+    shape = (1, 2, 40, 40, 3)
+    v = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64),
+                     seeded.variables(double, shape))
+
+    def loss(params, clip):
+      outputs, _ = double.apply({**v, 'params': params}, clip, train=True,
+                                mutable=['batch_stats'])
+      return (outputs['logits'] ** 2).sum()
+
+    clip = jnp.asarray(seeded.clip(shape), jnp.float64)
+    value, grads = jax.jit(jax.value_and_grad(loss))(v['params'], clip)
+    assert value.dtype == jnp.float64
+    # Along one direction, against a difference of two values.
+    direction = jax.tree.map(
+        lambda p: jnp.asarray(seeded.tensor(f'd{p.shape}', p.shape, 1)),
+        v['params'])
+    slope = sum(jax.tree.leaves(jax.tree.map(
+        lambda g, d: (g * d).sum(), grads, direction)))
+    step = 1e-6
+    ends = [jax.jit(loss)(jax.tree.map(
+        lambda p, d: p + sign * step * d, v['params'], direction), clip)
+            for sign in (1, -1)]
+    assert abs((ends[0] - ends[1]) / (2 * step) / slope - 1) < 1e-5
+
+
 def _changed_statistics(model, variables, x):
   _, changed = model.clone(dropout=0.0).apply(
       variables, x, train=True, mutable=['batch_stats'])

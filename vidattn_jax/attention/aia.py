@@ -35,7 +35,8 @@ class PlaneConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns [N, A, B, C] from planes [N, 2, A, B, C]."""
-    kernel = self.param('kernel', self.kernel_init, (3, 3, 3, 2, 1))
+    kernel = self.param('kernel', self.kernel_init, (3, 3, 3, 2, 1),
+                        jnp.float32)
     return planes.convolve_planes(x.astype(self.dtype),
                                   kernel.astype(self.dtype))
 
