@@ -164,11 +164,14 @@ def _motion(pair, rng):
     def draw(image, p):
       _paint(image, [_star(x, y, 1.3 * size, angle)], colour, opacity=p)
   else:
-    turn = rng.uniform(0.5, 0.9) * 2 * math.pi
+    # Like the needle of a gauge: through the top, from one side to the other.
+    turn = rng.uniform(0.35, 0.55) * 2 * math.pi
+    middle = -math.pi / 2 + rng.uniform(-0.35, 0.35)
 
     def draw(image, p):
       # y points down, so a growing angle is clockwise.
-      _paint(image, [_arrow(x, y, 1.4 * size, angle + turn * p)], colour)
+      now = middle + turn * (p - 0.5)
+      _paint(image, [_arrow(x, y, 1.4 * size, now)], colour)
   return draw
 
 
