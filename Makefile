@@ -21,10 +21,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo --out=runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m 'not slow' -q --durations=15
+	$(BIN)/python -m pytest tests -m 'not slow' -q -n 2 --dist loadfile --durations=15
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m slow -q --durations=15
+	$(BIN)/python -m pytest tests -m slow -q -n 2 --dist loadfile --durations=15
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
