@@ -26,8 +26,10 @@ def get_config(network='attention'):
   config = common.get_config()
   config.model.name = 'tsn_r18'
   config.model.width = 0.25
-  config.model.num_frames = 16
+  config.model.num_frames = 8
   config.model.crop_size = (64, 80)
+  # Gates have few weights, whose gradients are small beside a layer's.
+  config.optimizer.attention_lr = 5.0
   config.model.attention = 'CinST->STinC' if network == 'attention' else ''
   config.data.name = 'Weizmann'
   config.data.train_list = 'annotations.csv'
@@ -42,11 +44,11 @@ def get_config(network='attention'):
   config.eval.sampling = 'dense'
   config.eval.clips = 4
   config.batch_size = 12
-  config.num_epochs = 80.0
+  config.num_epochs = 60.0
   config.schedule.name = 'cosine'
   config.schedule.learning_rate = 0.05
-  config.schedule.warmup_epochs = 5.0
-  config.eval.every_epochs = 20.0
-  config.checkpoint.every_epochs = 20.0
+  config.schedule.warmup_epochs = 3.0
+  config.eval.every_epochs = 60.0
+  config.checkpoint.every_epochs = 60.0
   config.eval.batch_size = 4
   return config
