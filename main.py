@@ -67,6 +67,9 @@ def resolve(config):
   for section, key in ((config.model, 'crop_size'), (config.eval, 'crop_size')):
     if len(section[key]) == 1:  # --config.model.crop_size=112
       section[key] = section[key] * 2
+    if len(section[key]) != 2:
+      raise ValueError(f'{key} is {section[key]}; give one number or two, and '
+                       'the flag only once.')
   # --config.freeze=backbone/conv1,backbone/bn1
   config.freeze = tuple(p for item in config.freeze for p in item.split(','))
   return config
@@ -76,6 +79,7 @@ def make_inputs(config, workdir, mode):
   """Reads what there is to train on, and makes it the trainer's inputs."""
   import jax
   from jax.experimental import multihost_utils
+  import numpy as np
 
   from input_pipeline import batches
   from input_pipeline import sources
@@ -91,10 +95,23 @@ def make_inputs(config, workdir, mode):
   splits = ('train', 'eval') if mode == 'train' else ('eval',)
   # One process looks through the files; the others read what it found.
   first = jax.process_index() == 0
-  sets = {split: load(split) for split in splits} if first else {}
+  sets, failure = {}, None
+  try:
+    if first:
+      sets = {split: load(split) for split in splits}
+  except ValueError as error:
+    failure = error
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('data index')
-    sets = sets or {split: load(split) for split in splits}
+    failed = multihost_utils.broadcast_one_to_all(np.int32(bool(failure)))
+    if failed and not first:
+      raise ValueError('The data cannot be used; process 0 says why.')
+  if failure:
+    raise failure
+  sets = sets or {split: load(split) for split in splits}
+  if mode == 'train':
+    transforms.flip_labels(config.data.flip_pairs, sets['train'].classes)
+  for split, dataset in sets.items():
+    transforms.check_sizes(dataset.records, config, pixels, split)
   shard = {'shard_index': jax.process_index(),
            'shard_count': jax.process_count()}
   names = {split: tuple(r.name for r in s.records) for split, s in sets.items()}

@@ -157,7 +157,7 @@ def get_config():
   schedule.factor = 0.1
   schedule.final_learning_rate = 0.0
   schedule.patience = 10
-  # Epochs of linear warm-up from zero.
+  # Epochs of linear warm-up from zero (so the very first step moves nothing).
   schedule.warmup_epochs = 0.0
 
   # Probability mass that label smoothing spreads over all classes.

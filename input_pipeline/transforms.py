@@ -25,18 +25,20 @@ def resize(frames, size):
   Returns:
     uint8 [T, h, w, 3].
   """
-  height, width = frames.shape[1:3]
-  if isinstance(size, int):
-    short = min(height, width)
-    new = (int(height * size / short), int(width * size / short))
-  else:
-    new = tuple(size)
-  if new == (height, width):
+  new = _resized(frames.shape[1:3], size)
+  if new == frames.shape[1:3]:
     return frames
   bilinear = Image.Resampling.BILINEAR
   return np.stack([
       np.asarray(Image.fromarray(f).resize(new[::-1], bilinear)) for f in frames
   ])
+
+
+def _resized(image_size, size):
+  """Returns the (height, width) that `resize` brings frames to."""
+  if not isinstance(size, int):
+    return tuple(size)
+  return tuple(int(side * size / min(image_size)) for side in image_size)
 
 
 def multiscale_sizes(image_size, crop_size, scales=(1, 0.875, 0.75, 0.66)):
@@ -217,6 +219,35 @@ def check_train(config):
     _check_fits('model.crop_size', config.model.crop_size, data.resize)
   if not 0 <= data.flip <= 1:
     raise ValueError(f'data.flip={data.flip:g} must lie between 0 and 1')
+
+
+def check_sizes(records, config, recipe, split):
+  """Checks that crops fit the resized frames of every video.
+
+  Args:
+    records: `sources.Record`s.
+    config: the whole configuration.
+    recipe: what `pixel_recipe` returned.
+    split: 'train' or 'eval'.
+
+  Raises:
+    ValueError: a crop is larger than a video's frames; names the video.
+  """
+  crop_size = tuple(recipe['crop_size'])
+  if split == 'train':
+    crop_size = tuple(config.model.crop_size)
+    if config.data.crop == 'multiscale':
+      return  # it takes its size from the frames
+  for record in records:
+    entry = record.entry
+    turned = config.data.rotate and entry.rotation % 180 == 90
+    size = _resized((entry.height, entry.width)[::-1 if turned else 1],
+                    config.data.resize)
+    if crop_size[0] > size[0] or crop_size[1] > size[1]:
+      raise ValueError(
+          f'{record.name}: a crop of {crop_size} is larger than its frames, '
+          f'which are {size} after data.resize={config.data.resize}; raise '
+          'data.resize or lower the crop')
 
 
 def pixel_recipe(config):

@@ -142,6 +142,34 @@ def test_sigterm_ends_cleanly_and_says_so(clips, tmp_path):
   assert 0 < step < 32
 
 
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_stops_both(clips, tmp_path):
+  with open(tmp_path / 'log', 'w') as log:
+    coordinator = f'localhost:{_free_port()}'
+    both = [_start(clips, tmp_path / 'run', '--config.log_every_steps=1',
+                   '--config.num_epochs=40', f'--coordinator={coordinator}',
+                   '--num_processes=2', f'--process_id={i}', log=log)
+            for i in range(2)]
+    while not _steps_seen(tmp_path / 'run'):
+      time.sleep(0.05)
+      assert all(process.poll() is None for process in both)
+    both[1].send_signal(signal.SIGTERM)
+    for process in both:
+      _finish(process)
+    assert 'Stopped by a signal after step' in (tmp_path / 'log').read_text()
+    # The other tools of several processes: evaluation, and weights to start
+    # from.
+    for more in (('--mode=evaluate', f'--workdir={tmp_path / "run"}'),
+                 (f'--config.init_from={tmp_path / "run"}',
+                  '--config.num_epochs=0.25')):
+      coordinator = f'localhost:{_free_port()}'
+      both = [_start(clips, tmp_path / 'more', *more,
+                     f'--coordinator={coordinator}', '--num_processes=2',
+                     f'--process_id={i}', log=log) for i in range(2)]
+      for process in both:
+        _finish(process)
+
+
 def _free_port():
   with socket.socket() as s:
     s.bind(('localhost', 0))

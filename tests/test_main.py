@@ -39,7 +39,8 @@ def _config(clips, **keys):
     c.data.update(resize=(40, 40))
     for key, value in keys.items():
       section, _, name = key.rpartition('__')
-      (c[section] if section else c)[name] = value
+      with c.ignore_type():
+        (c[section] if section else c)[name] = value
   return c
 
 
@@ -169,6 +170,18 @@ def test_workers_and_threads_do_not_change_the_run(clips, workdir, tmp_path):
   np.testing.assert_array_equal(again.scores, result.scores)
 
 
+@pytest.mark.parametrize('keys,sentence', [
+    ({'data__flip_pairs': (('grow', 'shrunk'),)}, "'shrunk' is no class"),
+    ({'data__resize': 36, 'model__crop_size': (36, 90)}, 'a crop of'),
+    ({'data__classes': 'nowhere.txt'}, 'nowhere.txt'),
+])
+def test_data_that_do_not_fit_are_told_before_training(clips, tmp_path, keys,
+                                                       sentence):
+  with pytest.raises(ValueError, match=sentence):
+    main.run(_config(clips, **keys), str(tmp_path))
+  assert not (tmp_path / 'config.json').exists()
+
+
 def _run_main(*arguments):
   return subprocess.run(
       [sys.executable, 'main.py', *arguments], cwd=_ROOT, text=True,
@@ -185,16 +198,23 @@ def _run_main(*arguments):
     (['--config=configs/demo.py:both'], 'configs/demo.py:both is unknown'),
     (['--config=configs/demo.py'], '--workdir is missing'),
     ([], '--config is missing'),
-    (['--config=configs/demo.py', '--workdir=/tmp/none',
+    (['--config=configs/demo.py', '--workdir=never_made',
       '--config.model.attention=CinTS'], 'did you mean CinST'),
-    (['--config=configs/demo.py', '--workdir=/tmp/none',
+    (['--config=configs/demo.py', '--workdir=never_made',
       '--config.model.name=tsm_r51'], 'did you mean tsm_r50'),
-    (['--config=configs/demo.py', '--workdir=/tmp/none',
+    (['--config=configs/demo.py', '--workdir=never_made',
       '--config.data.root=/nowhere'], '/nowhere: no such directory'),
-    (['--config=configs/demo.py', '--workdir=/tmp/none',
+    (['--config=configs/demo.py', '--workdir=never_made',
       '--config.schedule.name=linear'], "'linear'"),
-    (['--config=configs/demo.py', '--workdir=/tmp/none',
+    (['--config=configs/demo.py', '--workdir=never_made',
       '--config.model.crop_size=99'], 'larger than the frames'),
+    (['--config=configs/demo.py', '--workdir=never_made',
+      '--config.model.dtype=float17'], "'float17'"),
+    (['--config=configs/demo.py', '--workdir=never_made',
+      '--config.batch_size=0'], 'batch_size is 0; it must be above 0'),
+    (['--config=configs/demo.py', '--workdir=never_made',
+      '--config.model.crop_size=32,32', '--config.model.crop_size=40,40'],
+     'the flag only once'),
 ])
 def test_wrong_command_gets_one_sentence(arguments, sentence):
   done = _run_main(*arguments)

@@ -196,6 +196,70 @@ def test_damaged_newest_checkpoint_is_told_and_the_one_before_used(
   assert _same(_last_state(plain, tmp_path), undisturbed)
 
 
+def test_changed_bytes_are_noticed(plain, tmp_path, capsys):
+  train.train_and_evaluate(plain, tmp_path, small.inputs(plain))
+  largest = max((p for p in (tmp_path / 'checkpoints' / '9').rglob('*')
+                 if p.is_file()), key=lambda p: p.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  middle = len(data) // 2
+  data[middle:middle + 8] = bytes(255 - b for b in data[middle:middle + 8])
+  largest.write_bytes(bytes(data))
+  with pytest.raises(checkpoint.CheckpointError, match='is damaged'):
+    checkpoint.Checkpoints(tmp_path).restore_variables(9)
+  said = []
+  _, description, step = checkpoint.load(tmp_path, 'latest', said.append)
+  assert step == description['step'] == 6
+  assert 'checkpoints/9 is damaged' in said[0]
+
+
+def test_unreadable_description_is_told_and_another_taken(plain, tmp_path):
+  train.train_and_evaluate(plain, tmp_path, small.inputs(plain))
+  path = tmp_path / 'checkpoints' / '9' / '_CHECKPOINT_METADATA'
+  path.write_text('{broken')
+  said = []
+  _, _, step = checkpoint.load(tmp_path, 'latest', said.append)
+  assert step == 6 and len(said) == 1
+
+
+def test_classes_that_the_data_do_not_have_are_refused(tmp_path):
+  c = small.config(model__num_classes=5)
+  with pytest.raises(ValueError, match='num_classes is 5, but the data have 3'):
+    train.train_and_evaluate(c, tmp_path, small.inputs(c))
+
+
+def test_a_wrong_start_does_not_claim_the_workdir(tmp_path):
+  wrong = small.config(init_from=str(tmp_path / 'none.pth'))
+  with pytest.raises(ValueError, match='none.pth'):
+    train.train_and_evaluate(wrong, tmp_path, small.inputs(wrong))
+  c = small.config(num_epochs=1.0)
+  assert train.train_and_evaluate(c, tmp_path, small.inputs(c)) is not None
+
+
+def test_evaluation_that_lost_its_videos_fails(plain, finished):
+  workdir, _, _ = finished
+  inputs = small.inputs(plain)
+
+  def without(batches=inputs.eval_batches):
+    for batch in batches():
+      yield {**batch, 'mask': batch['mask'] * (batch['index'] > 2)}
+
+  with pytest.raises(train.TrainingError, match=r'3 of 10 evaluation videos'):
+    train.evaluate_checkpoint(plain, workdir, dataclasses.replace(
+        inputs, eval_batches=without))
+
+
+def test_other_videos_do_not_overwrite_scores(plain, finished):
+  workdir, _, _ = finished
+  c = plain.copy_and_resolve_references()
+  with c.unlocked():
+    c.eval.checkpoint = 'latest'
+  before = {p.name for p in (workdir / 'eval').glob('*.npz')}
+  train.evaluate_checkpoint(c, workdir, dataclasses.replace(
+      small.inputs(c), card={'train': {}, 'eval': {'sha256': 'other'}}))
+  new = {p.name for p in (workdir / 'eval').glob('*.npz')} - before
+  assert len(new) == 1
+
+
 def test_checkpoint_of_another_model_names_every_leaf(finished, plain):
   workdir, _, _ = finished
   c = small.config(model__width=1 / 8)
@@ -427,7 +491,7 @@ def test_file_without_scores_is_named(tmp_path):
 
 def test_directory_without_checkpoints_is_told(tmp_path):
   with pytest.raises(ValueError, match='holds no checkpoints'):
-    checkpoint.find(tmp_path)
+    checkpoint.load(tmp_path)
 
 
 def test_starts_from_a_checkpoint_of_other_classes(finished, tmp_path, capsys):
@@ -436,7 +500,9 @@ def test_starts_from_a_checkpoint_of_other_classes(finished, tmp_path, capsys):
   c = small.config(model__num_classes=5, init_from=str(workdir),
                    schedule__learning_rate=0.0, num_epochs=1.0,
                    model__attention='CinST')
-  train.train_and_evaluate(c, tmp_path, small.inputs(c))
+  inputs = dataclasses.replace(
+      small.inputs(c), classes=(*small.CLASSES, 'up', 'down'))
+  train.train_and_evaluate(c, tmp_path, inputs)
   said = capsys.readouterr().err
   assert 'head/kernel (5 classes here, 3 there)' in said
   assert 'attention/H/bn' in said
@@ -470,3 +536,14 @@ def test_missing_weights_are_named(tmp_path):
   c = small.config(init_from=str(tmp_path / 'none.pth'))
   with pytest.raises(ValueError, match='none.pth'):
     train.train_and_evaluate(c, tmp_path / 'run', small.inputs(c))
+
+
+def test_evaluating_other_classes_or_another_network_is_refused(plain,
+                                                                finished):
+  workdir, _, _ = finished
+  other = dataclasses.replace(small.inputs(plain), classes=('a', 'b', 'c'))
+  with pytest.raises(ValueError, match='knows 3 classes and the data 3'):
+    train.evaluate_checkpoint(plain, workdir, other)
+  c = small.config(model__attention='ST')
+  with pytest.raises(ValueError, match="model.attention='C'; the config"):
+    train.evaluate_checkpoint(c, workdir, small.inputs(c))

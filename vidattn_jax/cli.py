@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import sys
 
 from vidattn_jax import errors
@@ -47,20 +48,28 @@ def _predict(arguments):
   from input_pipeline import transforms
   from vidattn_jax.tools import predict
 
-  if arguments.window is not None and arguments.window < 1:
-    raise ValueError(f'--window={arguments.window} must be at least 1 frame.')
+  for name in ('window', 'stride', 'top'):
+    value = getattr(arguments, name)
+    if value is not None and value < 1:
+      raise ValueError(f'--{name}={value} must be at least 1.')
+  if arguments.json and arguments.window:
+    raise ValueError('--window writes CSV; leave out --json.')
   stride = arguments.stride or max((arguments.window or 2) // 2, 1)
-  if stride < 1:
-    raise ValueError(f'--stride={stride} must be at least 1 frame.')
 
-  predictor = predict.load_predictor(arguments.checkpoint, arguments.which)
+  predictor = predict.load_predictor(
+      arguments.checkpoint, arguments.which,
+      lambda text: print(text, file=sys.stderr))
   recipe = predictor.pixels
+  frames = predictor.frame_template, predictor.first_frame
+
+  def read(path, entry, indices):
+    if entry.codec == 'folder':
+      return decode.decode_folder(path, indices, *frames)
+    return decode.decode_frames(path, indices, entry, recipe['rotate'])
 
   def score(path, entry, start, length):
-    views = transforms.views_from_recipe(
-        recipe, length, lambda indices: decode.decode_frames(
-            path, indices + start, entry, recipe['rotate']))
-    return predictor.scores(views)
+    return predictor.scores(transforms.views_from_recipe(
+        recipe, length, lambda indices: read(path, entry, indices + start)))
 
   table = csv.writer(sys.stdout)
   if arguments.window:
@@ -68,18 +77,22 @@ def _predict(arguments):
                     'end_seconds', 'class', 'score'))
   found, failed = [], 0
   for path in arguments.videos:
-    entry = decode.probe(path)
-    if entry.error:
-      print(f'{path}: {entry.error}', file=sys.stderr)
-      found.append({'video': path, 'error': entry.error})
+    entry = (decode.probe_folder(path, *frames) if os.path.isdir(path)
+             else decode.probe(path))
+    try:
+      if entry.error:
+        raise decode.VideoError(path, entry.error)
+      if arguments.window:
+        _predict_windows(table, predictor, score, path, entry,
+                         arguments.window, stride)
+        continue
+      top = predict.top_classes(
+          predictor, score(path, entry, 0, entry.num_frames), arguments.top)
+    except decode.VideoError as error:
+      print(error, file=sys.stderr)
+      found.append({'video': path, 'error': error.reason})
       failed += 1
       continue
-    if arguments.window:
-      _predict_windows(table, predictor, score, path, entry, arguments.window,
-                       stride)
-      continue
-    top = predict.top_classes(
-        predictor, score(path, entry, 0, entry.num_frames), arguments.top)
     found.append({'video': path, 'frames': entry.num_frames,
                   'classes': [{'class': c, 'score': s} for c, s in top]})
     if not arguments.json:

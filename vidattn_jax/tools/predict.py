@@ -20,18 +20,23 @@ class Predictor:
     pixels: the pixel recipe of the checkpoint, for the decoder.
     scores: function of views, uint8 [V, T, H, W, C], to probabilities float
       [K], averaged over the views as in the checkpoint's evaluation.
+    frame_template: file names in folders of frames.
+    first_frame: number of the first frame there.
   """
   classes: tuple
   pixels: dict
   scores: Callable[[np.ndarray], np.ndarray]
+  frame_template: str
+  first_frame: int
 
 
-def load_predictor(path, which='best') -> Predictor:
+def load_predictor(path, which='best', report=print) -> Predictor:
   """Restores a checkpoint for prediction.
 
   Args:
     path: a workdir or a checkpoint's folder.
     which: 'best', 'latest' or a step.
+    report: function that takes a sentence about a damaged checkpoint.
 
   Returns:
     The predictor.
@@ -39,10 +44,8 @@ def load_predictor(path, which='best') -> Predictor:
   Raises:
     ValueError: there is no such checkpoint, or it is damaged.
   """
-  checkpoints, step = checkpoint_lib.find(path, which)
-  description = checkpoints.description(step)
-  variables = checkpoints.restore_variables(step)
-  checkpoints.close()
+  variables, description, _ = checkpoint_lib.load(path, which, report)
+  variables = jax.device_put(variables)
   pixels = description['pixels']
   model = state.build_model(description['model'])
   step_fn = jax.jit(state.make_eval_step(
@@ -58,7 +61,9 @@ def load_predictor(path, which='best') -> Predictor:
       return metrics.softmax(logits).mean(axis=0)
     return metrics.softmax(logits.mean(axis=0))
 
-  return Predictor(tuple(description['classes']), pixels, scores)
+  data = description['config']['data']
+  return Predictor(tuple(description['classes']), pixels, scores,
+                   data['frame_template'], data['first_frame'])
 
 
 def top_classes(predictor: Predictor, scores, count=5) -> list:

@@ -5,6 +5,8 @@ import os
 
 from etils import epath
 import jax
+import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from vidattn_jax.training import optim
@@ -56,7 +58,7 @@ class Checkpoints:
   def best_step(self) -> int | None:
     """Returns the step of the best evaluated checkpoint; None for none."""
     scored = [(c.metrics['top1'], c.step) for c in self._orbax.checkpoints
-              if c.metrics and 'top1' in c.metrics]
+              if isinstance(c.metrics, dict) and 'top1' in c.metrics]
     return max(scored)[1] if scored else None
 
   def save(self, state, description: dict, metrics: dict | None = None):
@@ -67,9 +69,10 @@ class Checkpoints:
       description: plain data that rebuilds the model.
       metrics: results of an evaluation at this step, with `top1`.
     """
+    tree = _to_tree(state)
     self._orbax.save_async(
-        int(state.step), _to_tree(state), force=True, overwrite=True,
-        metrics=metrics, custom_metadata=description)
+        int(state.step), tree, force=True, overwrite=True, metrics=metrics,
+        custom_metadata={**description, 'checksums': _checksums(tree)})
 
   def wait(self):
     """Waits until every started save is on disk."""
@@ -80,8 +83,31 @@ class Checkpoints:
     self._orbax.close()
 
   def description(self, step: int) -> dict:
-    """Returns what was saved beside the weights of a step."""
-    return self._orbax.metadata(step).custom_metadata
+    """Returns what was saved beside the weights of a step.
+
+    Args:
+      step: which checkpoint.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
+    where = f'{self.directory / str(step)}'
+    try:
+      description = self._orbax.metadata(step).custom_metadata
+    except Exception as error:
+      raise DamagedError(where, error) from error
+    if not isinstance(description, dict) or 'checksums' not in description:
+      raise DamagedError(where, 'its description cannot be read')
+    return description
+
+  def _check_sums(self, step, restored):
+    """Raises an error if restored leaves are not those that were saved."""
+    wanted = self.description(step)['checksums']
+    bad = [name for name, value in _checksums(restored).items()
+           if wanted.get(name) != value]
+    if bad:
+      raise DamagedError(f'{self.directory / str(step)}',
+                         f'{len(bad)} arrays changed on disk: {bad[0]}')
 
   def restore(self, step: int, shapes, shardings):
     """Restores the whole state of a step.
@@ -108,6 +134,7 @@ class Checkpoints:
       restored = self._orbax.load(step, tree)
     except Exception as error:
       raise DamagedError(where, error) from error
+    self._check_sums(step, restored)
     leaves = {optim.path_name(path): leaf for path, leaf
               in jax.tree_util.tree_leaves_with_path(restored)}
     return jax.tree_util.tree_map_with_path(
@@ -148,14 +175,14 @@ class Checkpoints:
     return None
 
   def restore_variables(self, step: int):
-    """Restores the weights that evaluation uses, on the default device.
+    """Restores the weights that evaluation uses.
 
     Args:
       step: which checkpoint.
 
     Returns:
       Dict of `params` (the moving average where there is one) and
-      `batch_stats`.
+      `batch_stats`, NumPy arrays.
 
     Raises:
       CheckpointError: the files are damaged.
@@ -175,6 +202,10 @@ class Checkpoints:
       restored = self._orbax.load(step, tree)
     except Exception as error:
       raise DamagedError(f'{self.directory / str(step)}', error) from error
+    restored = {name: restored[name] for name in (key, 'batch_stats')
+                if name in restored}
+    self._check_sums(step, restored)
+    restored = jax.tree.map(np.asarray, restored)
     return {'params': restored[key],
             'batch_stats': restored.get('batch_stats', {})}
 
@@ -209,6 +240,25 @@ def _to_tree(state):
       node = node.setdefault(part, {})
     node[parts[-1]] = leaf
   return nested
+
+
+def _checksums(tree) -> dict:
+  """Returns {name: sum of the leaf's bits as whole numbers}.
+
+  Computed where the leaves lie, so that nothing is gathered.
+  """
+  leaves = {optim.path_name(path): leaf for path, leaf
+            in jax.tree_util.tree_leaves_with_path(tree)}
+  return {name: int(value) for name, value in
+          jax.device_get(_sum_bits(leaves)).items()}
+
+
+@jax.jit
+def _sum_bits(leaves):
+  def one(x):
+    kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+    return jnp.sum(jax.lax.bitcast_convert_type(x, kind), dtype=jnp.uint32)
+  return {name: one(leaf) for name, leaf in leaves.items()}
 
 
 def _leaf_shapes(tree):
@@ -247,46 +297,61 @@ def compare_leaves(stored: dict, wanted: dict, where: str):
         'weights in another --workdir with --config.init_from.')
 
 
-def find(path, which='best'):
-  """Finds one checkpoint from what a user points at.
+def exists(workdir) -> bool:
+  """Tells whether a workdir holds a finished checkpoint."""
+  directory = epath.Path(workdir) / _DIRECTORY
+  return directory.exists() and any(
+      p.name.isdigit() for p in directory.iterdir())
+
+
+def load(path, which='best', report=print):
+  """Restores weights and their description from what a user points at.
 
   Args:
     path: a workdir, its `checkpoints` folder, or one step's folder in it.
     which: 'best' (the newest where none was evaluated), 'latest' or a step;
-      ignored where `path` is one step's folder.
+      ignored where `path` is one step's folder. Where the best or latest is
+      damaged, the newest whole one is taken, and said so.
+    report: function that takes a sentence.
 
   Returns:
-    (Checkpoints, step).
+    (variables: dict of `params` and `batch_stats`, description, step).
 
   Raises:
-    CheckpointError: there is none.
+    CheckpointError: there is none, or it is damaged.
   """
   path = epath.Path(os.path.abspath(path) if '://' not in str(path) else path)
   if path.name.isdigit() and path.parent.name == _DIRECTORY:
-    path, which = path.parent.parent, int(path.name)
+    path, which = path.parent.parent, path.name
   elif path.name == _DIRECTORY:
     path = path.parent
   if not (path / _DIRECTORY).exists():
     raise CheckpointError(f'{path} holds no checkpoints; give the --workdir of '
                           'a run, or a folder below its checkpoints/.')
   checkpoints = Checkpoints(path, keep=10 ** 6)
-  steps = checkpoints.steps()
+  steps = checkpoints.steps()[::-1]
   if not steps:
     raise CheckpointError(f'{path / _DIRECTORY} holds no finished checkpoint.')
-  if which == 'latest':
-    step = steps[-1]
-  elif which == 'best':
-    best = checkpoints.best_step()
-    step = steps[-1] if best is None else best
-  elif str(which).isdigit():
-    step = int(which)
-  else:
-    raise CheckpointError(f'{which!r} is no checkpoint; choose best, latest or '
-                          f'one of the steps {steps}.')
-  if step not in steps:
-    raise CheckpointError(f'{path / _DIRECTORY} holds no step {step}; there '
-                          f'are {", ".join(map(str, steps))}.')
-  return checkpoints, step
+  if which == 'best' and checkpoints.best_step() is not None:
+    steps.sort(key=lambda step: step != checkpoints.best_step())
+  elif which not in ('best', 'latest'):
+    if str(which) not in map(str, steps):
+      raise CheckpointError(
+          f'{path / _DIRECTORY} holds no checkpoint {which!r}; choose best, '
+          f'latest or a step of {", ".join(map(str, sorted(steps)))}.')
+    steps = [int(which)]
+  try:
+    for step in steps:
+      try:
+        description = checkpoints.description(step)
+        return checkpoints.restore_variables(step), description, step
+      except DamagedError as error:
+        if step == steps[-1]:
+          raise
+        report(f'{error} Taking another one.')
+  finally:
+    checkpoints.close()
+  raise AssertionError('unreachable')
 
 
 def write_json(path, value):

@@ -1,6 +1,8 @@
 """Starting weights from elsewhere."""
 
 from etils import epath
+import jax
+import numpy as np
 
 from vidattn_jax import convert
 from vidattn_jax.training import checkpoint
@@ -29,10 +31,10 @@ def load_weights(source: str, model, rng):
   fresh = state.init_variables(model, rng)
   path = epath.Path(source)
   if path.is_dir():
-    checkpoints, step = checkpoint.find(path, 'best')
-    weights = checkpoints.restore_variables(step)
-    checkpoints.close()
+    weights, _, _ = checkpoint.load(path)
     merged, report = convert.merge(fresh, weights)
   else:
     merged, report = convert.load_into(model, fresh, source)
+  # As plain arrays, so that every process can place them.
+  merged = jax.tree.map(np.asarray, merged)
   return merged, f'Weights from {source}: {report}'

@@ -149,9 +149,11 @@ def make_schedule(config, steps_per_epoch: int):
   total = num_steps(config, steps_per_epoch)
   warmup = round(options.warmup_epochs * steps_per_epoch)
   if options.name == 'step':
-    main = optax.piecewise_constant_schedule(peak, {
-        round(epoch * steps_per_epoch) - warmup: options.factor
-        for epoch in options.milestones})
+    drops = {}
+    for epoch in options.milestones:
+      step = round(epoch * steps_per_epoch) - warmup
+      drops[step] = drops.get(step, 1.0) * options.factor
+    main = optax.piecewise_constant_schedule(peak, drops)
   elif options.name == 'cosine':
     main = optax.cosine_decay_schedule(
         peak, max(total - warmup, 1),

@@ -1,5 +1,6 @@
 """What a run leaves behind: scores, result cards, and its own description."""
 
+import itertools
 import json
 import subprocess
 
@@ -11,8 +12,8 @@ from vidattn_jax.training import checkpoint
 from vidattn_jax.training import writer
 
 
-def report(config, workdir, inputs, result, step):
-  """Writes scores, their card and picture, and prints the figures.
+def write_result(config, workdir, inputs, result, step):
+  """Writes scores and their card; never over those of another evaluation.
 
   Args:
     config: the run's configuration.
@@ -20,35 +21,67 @@ def report(config, workdir, inputs, result, step):
     inputs: the data.
     result: an `evaluate.Result`.
     step: the weights' step.
+
+  Returns:
+    Path of the scores; None on processes other than the first.
   """
   if jax.process_index():
-    return
+    return None
   directory = epath.Path(workdir) / 'eval'
   directory.mkdir(parents=True, exist_ok=True)
   views = {'frames': config.eval.num_frames or config.model.num_frames,
            'clips': result.clip_scores.shape[1], 'crops': config.eval.crops}
-  path = directory / (f'step{step}_' + 'x'.join(map(str, views.values()))
-                      + '.npz')
-  result.save(path)
-  figures = result.summary()
-  checkpoint.write_json(path.with_suffix('.json'), {
-      'result': figures, 'step': step, 'views': views,
+  card = {
+      'result': result.summary(), 'step': step, 'views': views,
       'unreadable': list(result.unreadable), 'data': inputs.card,
       'pixels': inputs.pixels, 'config': plain(config),
-      'version': vidattn_jax.__version__, 'revision': revision()})
+      'version': vidattn_jax.__version__, 'revision': revision()}
+  stem = f'step{step}_' + 'x'.join(map(str, views.values()))
+  for number in itertools.count(1):
+    path = directory / (stem + (f'_{number}' if number > 1 else '') + '.npz')
+    if not path.exists() or _same_evaluation(path, card):
+      break
+  result.save(path)
+  checkpoint.write_json(path.with_suffix('.json'), card)
+  return path
+
+
+def _same_evaluation(path, card):
+  """Tells whether scores on disk are of the same videos, seen the same way."""
+  try:
+    old = json.loads(path.with_suffix('.json').read_text())
+    return (old['data']['eval'] == card['data']['eval']
+            and old['pixels'] == card['pixels']
+            and old['config']['eval'] == card['config']['eval'])
+  except (OSError, ValueError, KeyError):
+    return False
+
+
+def report(config, workdir, inputs, result, step):
+  """Writes scores, their card and a picture, and prints the figures.
+
+  Args:
+    config: the run's configuration.
+    workdir: the run's directory.
+    inputs: the data.
+    result: an `evaluate.Result`.
+    step: the weights' step.
+  """
+  path = write_result(config, workdir, inputs, result, step)
+  if path is None:
+    return
   writer.plot_run(workdir, result, path.with_suffix('.png'))
-  data = inputs.card['eval']
-  dropped = data.get('dropped', [])
-  text = (f'step {step}, {views["frames"]} frames x {views["clips"]} clips x '
-          f'{views["crops"]} crops, {len(result.names)} videos')
+  figures = result.summary()
+  text = (f'step {step}, {path.stem.partition("_")[2]} (frames x clips x '
+          f'crops), {len(result.names)} videos')
   if figures['videos']:
     text += (f': top-1 {figures["top1"]:.2%}, top-5 {figures["top5"]:.2%}, '
              f'mean of classes {figures["mean_class"]:.2%}, single clips '
              f'{figures["clip_top1"]:.2%}')
   print(text)
+  dropped = [name for name, _ in inputs.card['eval'].get('dropped', [])]
   for names, what in ((result.unreadable, 'could not be read and did not '
-                       'count'), ([d[0] for d in dropped], 'were dropped '
-                                  'before the start')):
+                       'count'), (dropped, 'were dropped before the start')):
     if names:
       print(f'{len(names)} videos {what}: {", ".join(names[:10])}')
   print(f'scores {path}, card {path.with_suffix(".json")}, picture '

@@ -106,3 +106,18 @@ def to_devices(mesh, batch):
     Tree of global arrays [B, ...].
   """
   return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
+
+
+def replicate(mesh, tree):
+  """Puts host arrays, the same on every process, on all devices.
+
+  Args:
+    mesh: the mesh.
+    tree: tree of NumPy arrays.
+
+  Returns:
+    Tree of global arrays that are whole on every device.
+  """
+  return jax.tree.map(
+      lambda x: jax.make_array_from_callback(
+          x.shape, replicated(mesh), lambda index: x[index]), tree)

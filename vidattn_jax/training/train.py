@@ -33,6 +33,13 @@ _FREE_KEYS = ('eval.', 'checkpoint.', 'mesh.', 'log_every_steps',
               'data.prefetch', 'data.max_bad_fraction')
 
 
+_POSITIVE = ('batch_size', 'accumulate_steps', 'num_epochs', 'log_every_steps',
+             'model.num_frames', 'model.width', 'eval.batch_size',
+             'eval.views_per_pass', 'eval.clips', 'eval.every_epochs',
+             'checkpoint.every_epochs')
+_DTYPES = ('float32', 'bfloat16', 'float64')
+
+
 @dataclasses.dataclass(frozen=True)
 class Inputs:
   """What a run takes from the data, as callables and plain values.
@@ -80,6 +87,7 @@ def train_and_evaluate(config, workdir, inputs: Inputs):
   """
   config = config.copy_and_resolve_references()
   mesh = check(config)
+  check_classes(config, inputs)
   claim_workdir(workdir, config, inputs)
 
   arguments = state_lib.model_arguments(config, len(inputs.classes))
@@ -107,6 +115,14 @@ def check(config):
   Raises:
     ValueError: a value is wrong; one sentence names it.
   """
+  for key in _POSITIVE:
+    section, _, name = key.rpartition('.')
+    value = (config[section] if section else config)[name]
+    if not value > 0:
+      raise ValueError(f'config.{key} is {value}; it must be above 0.')
+  if config.model.dtype not in _DTYPES:
+    raise ValueError(f'config.model.dtype is {config.model.dtype!r}; choose '
+                     f'{" or ".join(_DTYPES)}.')
   mesh = sharding.make_mesh(config)
   sharding.check_batch_size('batch_size', config.batch_size, mesh,
                             config.accumulate_steps)
@@ -115,6 +131,15 @@ def check(config):
   evaluation.check_average(config.eval.average)
   state_lib.build_model(state_lib.model_arguments(config, 1))
   return mesh
+
+
+def check_classes(config, inputs: Inputs):
+  """Raises a ValueError if the network has other classes than the data."""
+  if config.model.num_classes not in (0, len(inputs.classes)):
+    raise ValueError(
+        f'config.model.num_classes is {config.model.num_classes}, but the data '
+        f'have {len(inputs.classes)} classes; leave it 0, or name all classes '
+        'in data.classes.')
 
 
 def _start(config, mesh, model, checkpoints):
@@ -163,7 +188,8 @@ class _Run:
     self.total_steps = optim.num_steps(config, inputs.steps_per_epoch)
     self.evaluator = make_evaluator(config, mesh, model)
     self.plateau = optim.make_plateau(config)
-    self.unreadable = set()
+    self.unreadable = set()  # names that this process knows
+    self.slots = self.empty = 0  # of all processes
 
   def loop(self, state, shardings):
     """Runs the steps that are left; see `train_and_evaluate`."""
@@ -222,6 +248,8 @@ class _Run:
           if step % eval_every == 0 or step == self.total_steps:
             result = self.evaluate(state, None)
             summary = result.summary()
+            if step < self.total_steps:
+              report.write_result(config, self.workdir, inputs, result, step)
             writer.write(step, step / inputs.steps_per_epoch, 'eval', summary)
             if summary.get('videos'):
               writer_lib.say(
@@ -256,16 +284,19 @@ class _Run:
   def check(self, step, batch, metrics, sums, saved):
     """Adds a step's figures to the sums and stops at the first bad one."""
     metrics = {name: float(value) for name, value in metrics.items()}
-    bad = np.flatnonzero(np.asarray(batch['mask']) == 0)
-    for row in bad:
+    for row in np.flatnonzero(np.asarray(batch['mask']) == 0):
       self.unreadable.add(self.inputs.train_names[int(batch['index'][row])])
-    share = (len(self.unreadable) * jax.process_count()
-             / len(self.inputs.train_names))
-    if bad.size and share > self.config.data.max_bad_fraction:
+    # Counted from what all processes share, so that all of them stop.
+    self.slots += self.config.batch_size
+    if math.isfinite(metrics['count']):
+      self.empty += self.config.batch_size - metrics['count']
+    most = self.config.data.max_bad_fraction * max(
+        self.slots, len(self.inputs.train_names))
+    if self.empty > most:
       raise TrainingError(
-          f'{len(self.unreadable)} training videos can no longer be read, more '
-          f'than data.max_bad_fraction={self.config.data.max_bad_fraction} '
-          f'allows: {", ".join(sorted(self.unreadable)[:5])}.')
+          'More training videos can no longer be read than '
+          f'data.max_bad_fraction={self.config.data.max_bad_fraction} allows: '
+          f'{", ".join(sorted(self.unreadable)[:5]) or "on other hosts"}.')
     if not (math.isfinite(metrics['loss'])
             and math.isfinite(metrics['grad_norm'])):
       what = 'loss' if not math.isfinite(metrics['loss']) else 'gradient'
@@ -334,9 +365,16 @@ def make_evaluator(config, mesh, model):
       config.eval.average)
 
   def run(variables, inputs, progress):
-    return evaluation.evaluate(
+    result = evaluation.evaluate(
         variables, inputs.eval_batches(), score, inputs.eval_names,
         inputs.classes, config.eval.average, progress)
+    bad = result.unreadable
+    if len(bad) > config.data.max_bad_fraction * len(inputs.eval_names):
+      raise TrainingError(
+          f'{len(bad)} of {len(inputs.eval_names)} evaluation videos can no '
+          'longer be read, more than data.max_bad_fraction='
+          f'{config.data.max_bad_fraction} allows: {", ".join(bad[:5])}.')
+    return result
 
   return run
 
@@ -357,12 +395,13 @@ def evaluate_checkpoint(config, workdir, inputs: Inputs):
   """
   mesh = sharding.make_mesh(config)
   sharding.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
-  checkpoints, step = checkpoint.find(workdir, config.eval.checkpoint)
-  description = checkpoints.description(step)
+  check_classes(config, inputs)
+  variables, description, step = checkpoint.load(
+      workdir, config.eval.checkpoint, writer_lib.say)
+  where = f'The checkpoint of step {step} in {workdir}'
   if description['classes'] != list(inputs.classes):
     raise TrainingError(
-        f'The checkpoint {checkpoints.directory / str(step)} knows '
-        f'{len(description["classes"])} classes and the data '
+        f'{where} knows {len(description["classes"])} classes and the data '
         f'{len(inputs.classes)}, or their names differ; evaluate it on the '
         'classes that it was trained on (data.classes).')
   arguments = state_lib.model_arguments(config, len(inputs.classes))
@@ -370,13 +409,11 @@ def evaluate_checkpoint(config, workdir, inputs: Inputs):
     if key not in ('num_frames', 'dtype', 'dropout') and (
         arguments.get(key) != value):
       raise TrainingError(
-          f'The checkpoint {checkpoints.directory / str(step)} was trained '
-          f'with model.{key}={value!r}; the configuration says '
-          f'{arguments.get(key)!r}. Evaluate it with its own configuration.')
+          f'{where} was trained with model.{key}={value!r}; the '
+          f'configuration says {arguments.get(key)!r}. Evaluate it with its '
+          'own configuration.')
   model = state_lib.build_model(arguments)
-  variables = checkpoints.restore_variables(step)
-  variables = jax.device_put(variables, sharding.replicated(mesh))
-  checkpoints.close()
+  variables = sharding.replicate(mesh, variables)
   progress = writer_lib.Progress('evaluate', len(inputs.eval_names))
   result = make_evaluator(config, mesh, model)(
       variables, inputs, progress.advance)
@@ -409,14 +446,25 @@ def claim_workdir(workdir, config, inputs: Inputs):
       or other data; the message names what differs.
   """
   workdir = epath.Path(workdir)
+  if workdir.exists() and not workdir.is_dir():
+    raise TrainingError(f'--workdir={workdir} is a file; name a directory.')
   path = workdir / 'config.json'
   mine = {'config': report.plain(config),
           'data': inputs.card['train']['sha256']}
-  if path.exists():
-    theirs = json.loads(path.read_text())
+  # Before the first checkpoint nothing is lost by another configuration.
+  if path.exists() and checkpoint.exists(workdir):
+    try:
+      theirs = json.loads(path.read_text())
+    except ValueError:
+      raise TrainingError(
+          f'{path} is damaged, so it is unknown whether the checkpoints beside '
+          'it are of this configuration. Remove the file if they are.'
+      ) from None
     old, new = flatten(theirs['config']), flatten(mine['config'])
+    free = tuple(key for key in _FREE_KEYS if key != 'eval.'
+                 or config.schedule.name != 'plateau')
     for key in sorted(old.keys() | new.keys()):
-      if not key.startswith(_FREE_KEYS) and old.get(key) != new.get(key):
+      if not key.startswith(free) and old.get(key) != new.get(key):
         raise TrainingError(
             f'{workdir} belongs to a run with {key}={old.get(key)!r}; this one '
             f'has {new.get(key)!r}. Choose another --workdir, or start there '
@@ -451,6 +499,9 @@ class _StopSignal:
     self._previous = {}
 
   def __enter__(self):
+    # With several processes JAX's own handler tells all of them.
+    if jax.process_count() > 1:
+      return self
     for number in (signal.SIGTERM, signal.SIGINT):
       # Only the main thread may set handlers.
       with contextlib.suppress(ValueError):
