@@ -3,8 +3,9 @@
 python main.py --config=configs/aia_tsm_r50_ssv2.py --workdir=DIR \\
     --config.data.root=FRAMES --config.init_from=resnet50.pth
 
-The same as configs/aia_something.py:tsm,v2,8, where data, hardware and the
-paper's figures are told.
+The same as configs/aia_something.py:tsm,v2,8, where the data are told. Hardware
+of the paper: 4 GPUs, 8 clips each; its top-1 with one centre clip is 61.7, with
+3 crops x 2 clips 63.4.
 """
 
 from configs import aia_something
