@@ -129,6 +129,7 @@ def make_inputs(config, workdir, mode):
 
 
 def main(argv):
+  """Runs what the flags say."""
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:

@@ -330,6 +330,7 @@ def _read_manifest(directory):
 
 
 def main():
+  """Writes the data set from the command line."""
   parser = argparse.ArgumentParser(description='Writes "ordered motions".')
   parser.add_argument('directory')
   parser.add_argument('--train', type=int, default=640, help='training clips')

@@ -288,6 +288,9 @@ def test_workdir_of_another_configuration_is_refused(finished, plain):
   c = small.config(schedule__learning_rate=0.2)
   with pytest.raises(ValueError, match=r'schedule.learning_rate=0.05.*0.2'):
     train.train_and_evaluate(c, workdir, small.inputs(c))
+  counted = small.config(data__index='header')
+  with pytest.raises(ValueError, match="data.index='decode'"):
+    train.train_and_evaluate(counted, workdir, small.inputs(counted))
   changed = dataclasses.replace(small.inputs(plain),
                                 card={'train': {'sha256': 'xyz'}, 'eval': {}})
   with pytest.raises(ValueError, match='abc, now xyz'):

@@ -1,5 +1,6 @@
 """What a run leaves behind: scores, result cards, and its own description."""
 
+import functools
 import itertools
 import json
 import subprocess
@@ -93,6 +94,7 @@ def plain(config) -> dict:
   return json.loads(config.to_json())
 
 
+@functools.cache
 def revision() -> str:
   """Returns the code's git revision, or '' outside a checkout."""
   root = epath.Path(__file__).parent.parent.parent

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import json
 import math
 import signal
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
-import ml_collections
 import numpy as np
 
 import vidattn_jax
@@ -23,16 +21,10 @@ from vidattn_jax.training import optim
 from vidattn_jax.training import report
 from vidattn_jax.training import sharding
 from vidattn_jax.training import state as state_lib
+from vidattn_jax.training import workdir as workdir_lib
 from vidattn_jax.training import writer as writer_lib
 
-# Keys that may differ between the start of a run and its continuation: they
-# change where and how fast it runs, and what is reported, not its result.
-_FREE_KEYS = ('eval.', 'checkpoint.', 'mesh.', 'log_every_steps',
-              'compile_cache', 'data.root', 'data.index', 'data.index_file',
-              'data.cache_frames', 'data.workers', 'data.threads',
-              'data.prefetch', 'data.max_bad_fraction')
-
-
+# Keys whose values must be above 0.
 _POSITIVE = ('batch_size', 'accumulate_steps', 'num_epochs', 'log_every_steps',
              'model.num_frames', 'model.width', 'eval.batch_size',
              'eval.views_per_pass', 'eval.clips', 'eval.every_epochs',
@@ -88,7 +80,7 @@ def train_and_evaluate(config, workdir, inputs: Inputs):
   config = config.copy_and_resolve_references()
   mesh = check(config)
   check_classes(config, inputs)
-  claim_workdir(workdir, config, inputs)
+  workdir_lib.claim(workdir, config, inputs.card['train']['sha256'])
 
   arguments = state_lib.model_arguments(config, len(inputs.classes))
   model = state_lib.build_model(arguments, freeze=tuple(config.freeze),
@@ -163,9 +155,9 @@ def _start(config, mesh, model, checkpoints):
     writer_lib.say(f'Resumed {checkpoints.directory.parent} at step '
                    f'{int(state.step)}.')
   elif config.init_from:
-    variables, report = initialize.load_weights(
+    variables, text = initialize.load_weights(
         config.init_from, model, jax.random.key(config.seed))
-    writer_lib.say(report)
+    writer_lib.say(text)
     state = jax.jit(lambda v: state_lib.create_state(v, config),
                     out_shardings=shardings)(variables)
   else:
@@ -208,7 +200,7 @@ class _Run:
     if step >= self.total_steps:
       writer_lib.say(f'The run is finished: step {step} of '
                      f'{self.total_steps}.')
-      result = self.evaluate(state, None)
+      result = self.evaluate(state)
       report.report(self.config, self.workdir, inputs, result, step)
       return result
 
@@ -246,7 +238,7 @@ class _Run:
             continue
           summary = None
           if step % eval_every == 0 or step == self.total_steps:
-            result = self.evaluate(state, None)
+            result = self.evaluate(state)
             summary = result.summary()
             if step < self.total_steps:
               report.write_result(config, self.workdir, inputs, result, step)
@@ -323,9 +315,9 @@ class _Run:
         'waiting_for_data': progress.waiting_share()})
     sums.clear()
 
-  def evaluate(self, state, progress):
+  def evaluate(self, state):
     """Scores the evaluation videos with a state's weights."""
-    return self.evaluator(state.variables(), self.inputs, progress)
+    return self.evaluator(state.variables(), self.inputs)
 
   def watch_plateau(self, state, loss):
     """Tells the plateau schedule how an evaluation went."""
@@ -355,7 +347,7 @@ def make_evaluator(config, mesh, model):
     model: the network.
 
   Returns:
-    Function (variables, inputs, progress or None) -> `evaluate.Result`.
+    Function (variables, inputs, progress=None) -> `evaluate.Result`.
   """
   eval_step = jax.jit(state_lib.make_eval_step(
       model, tuple(config.data.mean), tuple(config.data.std),
@@ -364,7 +356,7 @@ def make_evaluator(config, mesh, model):
       eval_step, mesh, config.eval.crops, config.eval.views_per_pass,
       config.eval.average)
 
-  def run(variables, inputs, progress):
+  def run(variables, inputs, progress=None):
     result = evaluation.evaluate(
         variables, inputs.eval_batches(), score, inputs.eval_names,
         inputs.classes, config.eval.average, progress)
@@ -420,65 +412,6 @@ def evaluate_checkpoint(config, workdir, inputs: Inputs):
   progress.close()
   report.report(config, workdir, inputs, result, step)
   return result
-
-
-def flatten(config, prefix='') -> dict:
-  """Returns {dotted key: value} of nested plain data."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, (dict, ml_collections.ConfigDict)):
-      flat.update(flatten(value, f'{prefix}{key}.'))
-    else:
-      flat[prefix + key] = value
-  return flat
-
-
-def claim_workdir(workdir, config, inputs: Inputs):
-  """Makes a workdir this run's own, or checks that it already is.
-
-  Args:
-    workdir: the directory.
-    config: the run's configuration.
-    inputs: the data.
-
-  Raises:
-    TrainingError: the directory belongs to a run with another configuration
-      or other data; the message names what differs.
-  """
-  workdir = epath.Path(workdir)
-  if workdir.exists() and not workdir.is_dir():
-    raise TrainingError(f'--workdir={workdir} is a file; name a directory.')
-  path = workdir / 'config.json'
-  mine = {'config': report.plain(config),
-          'data': inputs.card['train']['sha256']}
-  # Before the first checkpoint nothing is lost by another configuration.
-  if path.exists() and checkpoint.exists(workdir):
-    try:
-      theirs = json.loads(path.read_text())
-    except ValueError:
-      raise TrainingError(
-          f'{path} is damaged, so it is unknown whether the checkpoints beside '
-          'it are of this configuration. Remove the file if they are.'
-      ) from None
-    old, new = flatten(theirs['config']), flatten(mine['config'])
-    free = tuple(key for key in _FREE_KEYS if key != 'eval.'
-                 or config.schedule.name != 'plateau')
-    for key in sorted(old.keys() | new.keys()):
-      if not key.startswith(free) and old.get(key) != new.get(key):
-        raise TrainingError(
-            f'{workdir} belongs to a run with {key}={old.get(key)!r}; this one '
-            f'has {new.get(key)!r}. Choose another --workdir, or start there '
-            'from its weights with --config.init_from.')
-    if theirs['data'] != mine['data']:
-      raise TrainingError(
-          f'The training videos are not those that {workdir} was started with '
-          f'(hash {theirs["data"][:12]}, now {mine["data"][:12]}). '
-          'Bring them back, or choose another --workdir.')
-  elif jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(path, mine)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('workdir')
 
 
 def _interval(epochs: float, steps_per_epoch: int) -> int:
