@@ -48,13 +48,14 @@ def run(config, workdir, mode='train'):
   """
   import jax
 
+  from vidattn_jax.training import sharding
   from vidattn_jax.training import train
   if config.compile_cache:
     jax.config.update('jax_compilation_cache_dir',
                       os.path.expanduser(config.compile_cache))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   config = resolve(config)
-  train.check(config)
+  sharding.connect(train.check(config))
   inputs = make_inputs(config, workdir, mode)
   modes = {'train': train.train_and_evaluate,
            'evaluate': train.evaluate_checkpoint}

@@ -45,8 +45,10 @@ def _start(clips, workdir, *more, devices=1, log=None):
       env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags})
 
 
-def _finish(process, timeout=400):
-  assert process.wait(timeout) == 0
+def _finish(process, log=None, timeout=400):
+  if process.wait(timeout) != 0:
+    said = pathlib.Path(log.name).read_text()[-3000:] if log else ''
+    pytest.fail(f'the process ended with {process.returncode}: {said}')
 
 
 def _parameters(workdir, step=None):
@@ -155,7 +157,7 @@ def test_sigterm_to_one_of_two_processes_stops_both(clips, tmp_path):
       assert all(process.poll() is None for process in both)
     both[1].send_signal(signal.SIGTERM)
     for process in both:
-      _finish(process)
+      _finish(process, log)
     assert 'Stopped by a signal after step' in (tmp_path / 'log').read_text()
     # The other tools of several processes: evaluation, and weights to start
     # from.
@@ -167,7 +169,7 @@ def test_sigterm_to_one_of_two_processes_stops_both(clips, tmp_path):
                      f'--coordinator={coordinator}', '--num_processes=2',
                      f'--process_id={i}', log=log) for i in range(2)]
       for process in both:
-        _finish(process)
+        _finish(process, log)
 
 
 def _free_port():
@@ -181,13 +183,13 @@ def test_two_processes_agree_with_one(clips, tmp_path):
   short = ('--config.num_epochs=0.25', '--config.eval.every_epochs=0.25',
            '--config.model.dropout=0.0')
   with open(tmp_path / 'log', 'w') as log:
-    _finish(_start(clips, tmp_path / 'one', *short, log=log))
+    _finish(_start(clips, tmp_path / 'one', *short, log=log), log)
     coordinator = f'localhost:{_free_port()}'
     both = [_start(clips, tmp_path / 'two', *short,
                    f'--coordinator={coordinator}', '--num_processes=2',
                    f'--process_id={i}', devices=2, log=log) for i in range(2)]
     for process in both:
-      _finish(process)
+      _finish(process, log)
   (first, one), (second, two) = (_parameters(tmp_path / name)
                                  for name in ('one', 'two'))
   assert first == second == 2
@@ -204,5 +206,5 @@ def test_two_processes_agree_with_one(clips, tmp_path):
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
   # The checkpoint of two processes and four devices goes on in one.
   with open(tmp_path / 'log', 'w') as log:
-    _finish(_start(clips, tmp_path / 'two', *short, log=log))
+    _finish(_start(clips, tmp_path / 'two', *short, log=log), log)
   assert 'is finished: step 2' in (tmp_path / 'log').read_text()

@@ -1,6 +1,8 @@
 """Device meshes, and how arrays lie on them."""
 
 import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -33,6 +35,24 @@ def make_mesh(config, devices=None):
                      'part; use -1.')
   return jax.make_mesh((count,), ('data',), devices=devices[:count],
                        axis_types=(AxisType.Auto,))
+
+
+def connect(mesh):
+  """Lets the devices of several processes meet before any long work.
+
+  On the CPU a group of devices must find each other within 30 s of the first
+  one's asking; processes that first ask after compiling, or after one of them
+  has looked through a data set, may be further apart than that.
+
+  Args:
+    mesh: the mesh.
+  """
+  if jax.process_count() == 1:
+    return
+  multihost_utils.sync_global_devices('connect')
+  ones = np.ones(jax.local_device_count(), np.float32)
+  jax.block_until_ready(jax.jit(jnp.sum, out_shardings=replicated(mesh))(
+      to_devices(mesh, ones)))
 
 
 def replicated(mesh) -> NamedSharding:
