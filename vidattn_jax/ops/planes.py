@@ -3,8 +3,9 @@
 Each of the three operations has a plain form, which says what it computes,
 and a form for the CPU, where XLA makes slow code of the plain one (a
 convolution from two channels to one takes 100 times as long as it should, a
-sum over frames 30 times). `_by_platform` chooses; results agree to rounding.
-The gradients are written out, so that each is one pass over the clip.
+sum over frames 30 times). `platform.by_platform` chooses; results agree to
+rounding. The gradients are written out, so that each is one pass over the
+clip.
 """
 
 import functools
@@ -14,16 +15,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from vidattn_jax.ops import platform
+
 # Outputs that one row of the banded kernel computes at a time, on the CPU.
 _BLOCK = 8
-
-
-def _by_platform(on_cpu, plain, *args):
-  """Calls the form that suits the platform that the program is compiled for.
-
-  That may be another one than the program runs on while it is traced.
-  """
-  return lax.platform_dependent(*args, cpu=on_cpu, default=plain)
 
 
 def _wide(x):
@@ -55,7 +50,7 @@ def pool_planes(x: jax.Array, axis: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)
 def _pool(x, axis):
   """Returns the planes, and where along the axis each maximum is."""
-  largest, index, total = _by_platform(
+  largest, index, total = platform.by_platform(
       functools.partial(_pool_one_pass, axis=axis),
       functools.partial(_pool_plain, axis=axis), x)
   mean = (total / x.shape[axis]).astype(x.dtype)
@@ -127,7 +122,8 @@ def convolve_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.jit
 def _convolve(planes, kernel):
   """Convolves [N, P, A, B, C] with [3, 3, 3, P, Q] to [N, Q, A, B, C]."""
-  return _by_platform(_convolve_banded, _convolve_plain, planes, kernel)
+  return platform.by_platform(_convolve_banded, _convolve_plain, planes,
+                              kernel)
 
 
 def _convolve_plain(planes, kernel):
@@ -220,8 +216,8 @@ def _convolve_fwd(planes, kernel):
 def _convolve_bwd(residuals, g):
   planes, kernel = residuals
   to_planes = _convolve(g[:, None], kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
-  to_kernel = _by_platform(_kernel_gradient_banded, _kernel_gradient_plain,
-                           planes, g)
+  to_kernel = platform.by_platform(
+      _kernel_gradient_banded, _kernel_gradient_plain, planes, g)
   return to_planes, to_kernel
 
 
@@ -267,8 +263,8 @@ def _apply_bwd(residuals, g):
   def gradient(axis, gate):
     product = x.astype(_wide(x)) * g
     total = (
-        _by_platform(_sum_frames, lambda p: p.sum(1), product) if axis == 1
-        else product.sum(axis))
+        platform.by_platform(_sum_frames, lambda p: p.sum(1), product)
+        if axis == 1 else product.sum(axis))
     return (total / len(gates)).astype(gate.dtype)
 
   return _apply(g, gates), {axis: gradient(axis, gate)

@@ -1,0 +1,19 @@
+"""Where one operation has two forms: which of them a platform gets."""
+
+from jax import lax
+
+
+def by_platform(on_cpu, plain, *args):
+  """Calls the form that suits the platform that the program is compiled for.
+
+  That may be another one than the program runs on while it is traced.
+
+  Args:
+    on_cpu: the form for the CPU, a function of `args`.
+    plain: the form for any other platform; it returns the same.
+    *args: arrays.
+
+  Returns:
+    What the chosen form returns.
+  """
+  return lax.platform_dependent(*args, cpu=on_cpu, default=plain)
