@@ -37,8 +37,9 @@ def get_config():
   model.attention = ''
   # Options of that unit, by name.
   model.attention_options = ml_collections.ConfigDict()
-  # Stages (1 to 4) whose blocks get the unit.
-  model.stages = (1, 2, 3, 4)
+  # Stages (from 1) whose blocks get the unit; () for those of its paper.
+  # Where in a block, and in which blocks: `options.position`, `options.blocks`.
+  model.stages = ()
   # Multiplier of every layer's width; below 1 for tests and small machines.
   model.width = 1.0
   # Type of activations: 'float32' or 'bfloat16'. Weights, statistics, logits

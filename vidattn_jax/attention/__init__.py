@@ -12,6 +12,13 @@ from vidattn_jax.attention import aia
 # From a paper's own spelling to what makes the unit from its options.
 ATTENTION = {**aia.UNITS}
 
+# Where a unit stands in a residual block unless `position` says otherwise.
+POSITIONS = {**dict.fromkeys(aia.UNITS, 'bn2')}
+# Units that their papers put into the last stage alone, not into all.
+IN_LAST_STAGE = ()
+# Axes of a clip (frames, height, width) whose lengths a unit's weights fix.
+TIED = {}
+
 
 def get_attention(name: str, **options) -> Callable[..., nn.Module]:
   """Returns the factory of an attention unit.

@@ -5,13 +5,13 @@ torchvision builds it: the stride of a bottleneck is in its 3x3 convolution.
 """
 
 from collections.abc import Callable
-import functools
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from vidattn_jax import names
+from vidattn_jax.backbones import layers
 from vidattn_jax.ops import temporal_shift
 
 # Blocks of each stage.
@@ -24,20 +24,6 @@ POSITIONS = ('bn2', 'before_sum', 'after_sum')
 PLACEMENTS = ('tsm', 'aia')
 # With a stage this long, only every second block is shifted.
 _LONG_STAGE = 23
-
-_conv = functools.partial(
-    nn.Conv, use_bias=False,
-    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'))
-_norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
-
-
-class GlobalAveragePool(nn.Module):
-  """Mean over height and width, in float32 or wider."""
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns [..., C] from [..., H, W, C]."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return x.mean((-3, -2), dtype=wide)
 
 
 class Block(nn.Module):
@@ -69,12 +55,12 @@ class Block(nn.Module):
 
     def conv(y, name, width, size, stride=1):
       edge = (size - 1) // 2
-      return _conv(width, (size, size), (stride, stride),
+      return layers.conv(width, (size, size), (stride, stride),
                    ((edge, edge), (edge, edge)), dtype=self.dtype,
                    name=name)(y)
 
     def norm(y, name):
-      return _norm(dtype=self.dtype, name=name)(
+      return layers.norm(dtype=self.dtype, name=name)(
           y, use_running_average=not train)
 
     def attend(y, position):
@@ -108,8 +94,7 @@ class Stage(nn.Module):
     stride: stride of the first block.
     bottleneck: see `Block`.
     shift_every: shift every block (1), every second (2), or none (0).
-    attention: makes the attention unit, or None.
-    attention_every: the same for the unit.
+    attention: makes the attention unit of each block, or None.
     position: see `Block`.
     dtype: type of the computation.
   """
@@ -118,8 +103,7 @@ class Stage(nn.Module):
   stride: int
   bottleneck: bool
   shift_every: int = 0
-  attention: Callable[..., nn.Module] | None = None
-  attention_every: int = 1
+  attention: tuple[Callable[..., nn.Module] | None, ...] = ()
   position: str = 'bn2'
   dtype: jnp.dtype = jnp.float32
 
@@ -130,7 +114,7 @@ class Stage(nn.Module):
       x = Block(
           self.width, self.stride if i == 0 else 1, self.bottleneck,
           shift=self.shift_every > 0 and i % self.shift_every == 0,
-          attention=self.attention if i % self.attention_every == 0 else None,
+          attention=self.attention[i],
           position=self.position, dtype=self.dtype, name=f'block{i}')(x, train)
     return x
 
@@ -148,8 +132,9 @@ class ResNet(nn.Module):
       units in those alone; the other stages in every block. These are the
       rules of the two papers' codes.
     attention: makes the attention unit from its name and type, or None.
-    position: where in a block it stands, see `Block`; None for 'bn2'.
+    position: where in a block it stands, see `Block`.
     stages: stages, of 1 to 4, that have units.
+    blocks: which of their blocks have, see `layers.attended`.
     dtype: type of the computation; parameters and statistics are float32.
   """
   depth: int = 50
@@ -157,8 +142,9 @@ class ResNet(nn.Module):
   shift: bool = False
   placement: str = 'tsm'
   attention: Callable[..., nn.Module] | None = None
-  position: str | None = None
+  position: str = 'bn2'
   stages: tuple[int, ...] = (1, 2, 3, 4)
+  blocks: tuple[int, ...] | None = None
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -176,11 +162,14 @@ class ResNet(nn.Module):
     Raises:
       ValueError: a field is not one of those above.
     """
-    self._check_fields()
+    names.check_name('depth', self.depth, DEPTHS)
+    names.check_name('placement', self.placement, PLACEMENTS)
+    layers.check_placement(self.width, self.position, POSITIONS, self.stages,
+                           len(DEPTHS[self.depth]))
     base = max(1, round(64 * self.width))
-    x = _conv(base, (7, 7), (2, 2), ((3, 3), (3, 3)), dtype=self.dtype,
+    x = layers.conv(base, (7, 7), (2, 2), ((3, 3), (3, 3)), dtype=self.dtype,
               name='conv1')(x.astype(self.dtype))
-    x = nn.relu(_norm(dtype=self.dtype, name='bn1')(
+    x = nn.relu(layers.norm(dtype=self.dtype, name='bn1')(
         x, use_running_average=not train))
     x = nn.max_pool(x, (1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)))
     depths = DEPTHS[self.depth]
@@ -188,22 +177,16 @@ class ResNet(nn.Module):
     for i, depth in enumerate(depths):
       long = depth if self.placement == 'aia' else max(depths)
       every = 2 if long >= _LONG_STAGE else 1
+      units = tuple(
+          layers.attended(self.attention, self.stages, self.blocks, i + 1, j,
+                          depth)
+          if self.placement != 'aia' or j % every == 0 else None
+          for j in range(depth))
       x = Stage(
           depth, base * 2 ** i, stride=1 if i == 0 else 2,
           bottleneck=self.depth >= BOTTLENECK_FROM,
-          shift_every=every if self.shift else 0,
-          attention=self.attention if i + 1 in self.stages else None,
-          attention_every=every if self.placement == 'aia' else 1,
-          position=self.position or 'bn2', dtype=self.dtype,
+          shift_every=every if self.shift else 0, attention=units,
+          position=self.position, dtype=self.dtype,
           name=f'layer{i + 1}')(x, train)
       outputs.append(x)
     return outputs
-
-  def _check_fields(self):
-    names.check_name('depth', self.depth, DEPTHS)
-    names.check_name('placement', self.placement, PLACEMENTS)
-    names.check_name('position', self.position or 'bn2', POSITIONS)
-    for stage in self.stages:
-      names.check_name('stage', stage, (1, 2, 3, 4))
-    if self.width <= 0:
-      raise ValueError(f'width is {self.width}; it must be above 0.')

@@ -8,6 +8,8 @@ parameters that a model has.
 import dataclasses
 import re
 
+from vidattn_jax.convert import units
+
 # Parts of the names that all layouts share.
 _COMMON = (
     (r'\.(kernel|scale)$', '.weight'),
@@ -16,20 +18,15 @@ _COMMON = (
     (r'^backbone\.', ''),
     (r'\.block(\d+)\.', r'.\1.'),
 )
-# The units of Attention in Attention.
-_AIA = (
-    (r'\.attention\.(eft\d)\.(\w)\.', r'.\1.\2_'),
-    (r'\.attention\.(\w)\.(conv|bn)\.', r'.eft.\1_\2.'),
-)
 _TORCHVISION = (
-    *_COMMON, *_AIA,
+    *_COMMON, *units.RULES,
     (r'\.downsample_conv\.', '.downsample.0.'),
     (r'\.downsample_bn\.', '.downsample.1.'),
     (r'^head', 'fc'),
 )
 _TSN = (*_TORCHVISION, (r'^(?!fc)', 'base_model.'), (r'^fc', 'new_fc'))
 _MMACTION2 = (
-    *_COMMON, *_AIA,
+    *_COMMON, *units.RULES,
     (r'^(?!head)', 'backbone.'),
     (r'\.conv(\d)\.', r'.conv\1.conv.'),
     (r'\.bn(\d)\.', r'.conv\1.bn.'),
@@ -62,10 +59,7 @@ LAYOUTS = {
     'mmaction2': Layout(_MMACTION2, net=True),
 }
 
-# Axes of a published weight in the order of ours. Those of a gate depend on
-# what it pools: its axes are published with channels before space.
-_GATE_AXES = {'C': (2, 3, 4, 1, 0), 'T': (3, 4, 2, 1, 0),
-              'H': (2, 4, 3, 1, 0), 'W': (2, 3, 4, 1, 0)}
+# Axes of a published weight in the order of ours.
 _AXES = {2: (1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
 
 
@@ -95,7 +89,8 @@ def axes(path: str, ndim: int) -> tuple[int, ...]:
     path: path of the leaf.
     ndim: number of its axes.
   """
-  gate = re.search(r'/attention/(?:.*/)?([CTHW])/conv/kernel$', path)
-  if gate:
-    return _GATE_AXES[gate[1]]
+  if '/attention/' in path:
+    order = units.axes(path)
+    if order:
+      return order
   return _AXES.get(ndim, tuple(range(ndim)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -11,16 +12,38 @@ from vidattn_jax import names
 from vidattn_jax.backbones import resnet
 from vidattn_jax.models import recognizer
 
-# Fields of the backbone that a name decides.
-_RESNETS = {
-    'tsn_r18': {'depth': 18}, 'tsn_r50': {'depth': 50},
-    'tsn_r101': {'depth': 101},
-    'tsm_r18': {'depth': 18, 'shift': True},
-    'tsm_r50': {'depth': 50, 'shift': True},
-    'tsm_r101': {'depth': 101, 'shift': True},
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+  """What a name stands for.
+
+  Attributes:
+    backbone: class of the backbone.
+    decided: fields of the backbone that the name decides.
+    defaults: fields of backbone and recognizer that it suggests.
+    num_stages: stages of the backbone.
+    fixed: fields of the recognizer that the name decides.
+  """
+  backbone: type[nn.Module]
+  decided: dict[str, Any]
+  defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+  num_stages: int = 4
+  fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_NETWORKS = {
+    'tsn_r18': _Network(resnet.ResNet, {'depth': 18, 'shift': False}),
+    'tsn_r50': _Network(resnet.ResNet, {'depth': 50, 'shift': False}),
+    'tsn_r101': _Network(resnet.ResNet, {'depth': 101, 'shift': False}),
+    'tsm_r18': _Network(resnet.ResNet, {'depth': 18, 'shift': True}),
+    'tsm_r50': _Network(resnet.ResNet, {'depth': 50, 'shift': True}),
+    'tsm_r101': _Network(resnet.ResNet, {'depth': 101, 'shift': True}),
 }
 # Every name that `get_model` knows.
-MODELS = tuple(_RESNETS)
+MODELS = tuple(_NETWORKS)
+# Fields that are not for users: the network's name decides them.
+_INNER = ('parent', 'name', 'backbone', 'neck', 'consensus', 'flow_channels',
+          'tied')
 
 
 def get_model(name: str, **overrides) -> nn.Module:
@@ -28,11 +51,13 @@ def get_model(name: str, **overrides) -> nn.Module:
 
   Args:
     name: one of `MODELS`.
-    **overrides: fields of `Recognizer` and of `ResNet`: `num_classes` (int, or
-      {head name: int}; 400 unless given), `num_frames`, `crop_size` (int or
-      (H, W)), `modality` ('rgb', 'flow'), `dropout`, `freeze`, `partial_bn`,
-      `position`, `stages`, `placement`, `width`, `dtype`; and `attention` (a
-      unit in its paper's spelling, or None) with `attention_options`.
+    **overrides: fields of `Recognizer` and of the backbone: `num_classes`
+      (int, or {head name: int}; 400 unless given), `num_frames`, `crop_size`
+      (int or (H, W)), `modality` ('rgb', 'flow'), `dropout`, `freeze`,
+      `partial_bn`, `width`, `dtype`, and what the backbone takes beside; and
+      `attention` (a unit in its paper's spelling, or None) with
+      `attention_options`, `position`, `stages` and `blocks`. `position` and
+      `stages` are the unit's paper's unless given.
 
   Returns:
     A Flax module: `apply(variables, video [N, T, H, W, C], train=False)`
@@ -41,33 +66,48 @@ def get_model(name: str, **overrides) -> nn.Module:
   Raises:
     ValueError: a name or a value is unknown; the message has the nearest.
   """
-  names.check_name('model', name, MODELS)
-  decided = _RESNETS[name]
-  fields = {
-      cls: [f.name for f in dataclasses.fields(cls)
-            if f.name not in ('parent', 'name', 'backbone', *decided, 'shift')]
-      for cls in (resnet.ResNet, recognizer.Recognizer)}
-  known = [*fields[resnet.ResNet], *fields[recognizer.Recognizer],
-           'attention_options']
+  names.check_name('model', name, _NETWORKS)
+  network = _NETWORKS[name]
+  hidden = {*_INNER, *network.decided}
+  inner, outer = (
+      [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
+      for cls in (network.backbone, recognizer.Recognizer))
   for override in overrides:
-    names.check_name(f'override of {name}', override, known)
+    names.check_name(f'override of {name}', override,
+                     [*inner, *outer, 'attention_options'])
+  values = {'num_classes': 400, **network.defaults, **overrides}
+  if isinstance(values.get('crop_size'), int):
+    values['crop_size'] = (values['crop_size'],) * 2
+  if 'dtype' in values:
+    values['dtype'] = jnp.dtype(values['dtype'])
+  names.check_name('modality', values.get('modality', 'rgb'),
+                   recognizer.MODALITIES)
+  _place_attention(network, values)
+  backbone = functools.partial(
+      network.backbone, **network.decided,
+      **{k: v for k, v in values.items() if k in inner})
+  return recognizer.Recognizer(
+      backbone, **network.fixed,
+      **{k: v for k, v in values.items() if k in outer or k == 'tied'})
 
-  unit = overrides.pop('attention', None)
-  options = overrides.pop('attention_options', None) or {}
-  if unit is not None:
-    overrides['attention'] = attention_units.get_attention(unit, **options)
-  elif options:
-    raise ValueError(f'attention_options are {options}, but no attention unit '
-                     'is chosen; set attention, or leave them out.')
-  if isinstance(overrides.get('crop_size'), int):
-    overrides['crop_size'] = (overrides['crop_size'],) * 2
-  if 'dtype' in overrides:
-    overrides['dtype'] = jnp.dtype(overrides['dtype'])
-  names.check_name('modality', overrides.get('modality', 'rgb'),
-                   recognizer.CHANNELS)
-  overrides.setdefault('num_classes', 400)
 
-  inner = {k: v for k, v in overrides.items() if k in fields[resnet.ResNet]}
-  outer = {k: v for k, v in overrides.items() if k not in inner}
-  backbone = functools.partial(resnet.ResNet, **decided, **inner)
-  return recognizer.Recognizer(backbone, **outer)
+def _place_attention(network, values):
+  """Makes the unit's factory of its name, and completes where it stands."""
+  unit = values.pop('attention', None)
+  options = values.pop('attention_options', None) or {}
+  if unit is None:
+    if options:
+      raise ValueError(f'attention_options are {options}, but no attention '
+                       'unit is chosen; set attention, or leave them out.')
+    for key in ('position', 'stages'):
+      if values.get(key, 0) is None:
+        del values[key]
+    return
+  values['attention'] = attention_units.get_attention(unit, **options)
+  values['tied'] = attention_units.TIED.get(unit, ())
+  if values.get('position') is None:
+    values['position'] = attention_units.POSITIONS[unit]
+  if values.get('stages') is None:
+    last = network.num_stages
+    values['stages'] = ((last,) if unit in attention_units.IN_LAST_STAGE
+                        else tuple(range(1, last + 1)))

@@ -1,30 +1,41 @@
-"""Action recognition from the frames of a clip: TSN and TSM."""
+"""Action recognition from a clip, with 2D and with 3D backbones."""
 
 from collections.abc import Callable
+import functools
 
 from flax import linen as nn
 import jax
 
-from vidattn_jax.backbones import resnet
+from vidattn_jax.backbones import layers
 from vidattn_jax.models import frozen
 
-# Channels of a frame; flow is five fields of two components.
-CHANNELS = {'rgb': 3, 'flow': 10}
+MODALITIES = ('rgb', 'flow')
+CONSENSUS = ('frames', 'clip')
 
 
 class Recognizer(nn.Module):
-  """Classifies every frame and averages: the segment consensus of TSN.
+  """Classifies clips, by each frame or as a whole.
 
   Wang et al., "Temporal Segment Networks", ECCV 2016; with a shifting
-  backbone, Lin et al., "TSM", ICCV 2019.
+  backbone, Lin et al., "TSM", ICCV 2019; with a 3D backbone, Hara et al.,
+  "Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?",
+  CVPR 2018.
 
   Attributes:
     backbone: makes the backbone from its name; it returns the stages.
     num_classes: number of classes, or {head name: number}.
-    num_frames: frames of a clip it is meant for; any other number works.
-    crop_size: height and width it is meant for; any other size works.
-    modality: 'rgb' or 'flow': 3 or 10 channels a frame.
+    num_frames: frames of a clip it is meant for; other numbers work, too,
+      unless `tied` or the backbone says otherwise.
+    crop_size: height and width it is meant for; the same holds.
+    modality: 'rgb' or 'flow'.
+    flow_channels: channels of a frame of flow: five fields of two components
+      in a 2D network, one in a 3D network.
+    consensus: 'frames', every frame is classified and the logits averaged;
+      'clip', the features are averaged over time, too, and classified once.
+    neck: makes what turns the last stage into features, [N, T, H, W, C] to
+      [N, T, D] or [N, D]; None for the mean that `consensus` asks for.
     dropout: share of features zeroed before the classifier.
+    tied: axes of `image_shape` that the attention units' weights fix.
     freeze: prefixes of parameters whose BatchNorm keeps its statistics.
     partial_bn: so does all BatchNorm of the backbone but the first and that
       of attention units.
@@ -34,14 +45,19 @@ class Recognizer(nn.Module):
   num_frames: int = 8
   crop_size: tuple[int, int] = (224, 224)
   modality: str = 'rgb'
+  flow_channels: int = 10
+  consensus: str = 'frames'
+  neck: Callable[..., nn.Module] | None = None
   dropout: float = 0.5
+  tied: tuple[int, ...] = ()
   freeze: tuple[str, ...] = ()
   partial_bn: bool = False
 
   @property
   def image_shape(self) -> tuple[int, int, int, int]:
     """(T, H, W, C) of the clips that it is meant for."""
-    return (self.num_frames, *self.crop_size, CHANNELS[self.modality])
+    channels = 3 if self.modality == 'rgb' else self.flow_channels
+    return (self.num_frames, *self.crop_size, channels)
 
   @nn.compact
   def __call__(self, video: jax.Array, train: bool = False,
@@ -49,38 +65,51 @@ class Recognizer(nn.Module):
     """Classifies clips.
 
     Args:
-      video: [N, T, H, W, C], normalised; any T, and H and W from 33 on.
+      video: [N, T, H, W, C], normalised; any T, and H and W from 33 on,
+        unless the backbone or the attention units say otherwise.
       train: drop features out, use and update statistics of the batch.
       capture: return what the network sees inside, too.
 
     Returns:
-      Dict of float32 `logits` [N, K] and `frame_logits` [N, T, K]; with
-      several heads both are dicts of them. With `capture`, `stages`: list of
-      [N, T, h, w, C'], and (from `apply`) `gates`: {path of the block: {name
-      of the gate: [N, ...]}}, over the axes that are not pooled away.
+      Dict of float32 `logits` [N, K] and, if frames are classified,
+      `frame_logits` [N, T, K]; with several heads both are dicts of them.
+      With `capture`, `stages`: list of [N, t, h, w, C'], and (from `apply`)
+      `gates`: {path of the block: {name of the gate: [N, ...]}}, over the
+      axes that are not pooled away.
 
     Raises:
-      ValueError: `video` has another number of axes or channels.
+      ValueError: `video` has another number of axes or channels, or, where
+        weights depend on it, another size.
     """
     channels = self.image_shape[-1]
     if video.ndim != 5 or video.shape[-1] != channels:
       raise ValueError(
           f'The video has the shape {video.shape}; the network takes (clips, '
           f'frames, height, width, {channels}) for {self.modality}.')
+    if self.is_initializing() and any(
+        video.shape[1 + axis] != self.image_shape[axis] for axis in self.tied):
+      raise ValueError(
+          f'The video has the shape {video.shape}, but the attention unit is '
+          f'made for clips of {self.image_shape[:3]} (frames, height, width); '
+          'set num_frames and crop_size to those of the video.')
     with frozen.frozen_statistics(self.freeze, self.partial_bn):
       stages = self.backbone(name='backbone')(video, train)
-    features = resnet.GlobalAveragePool(name='avgpool')(stages[-1])
+    by_frame = self.consensus == 'frames'
+    neck = self.neck or functools.partial(
+        layers.GlobalAveragePool, (-3, -2) if by_frame else (-4, -3, -2))
+    features = neck(name='neck')(stages[-1], train)
     features = nn.Dropout(self.dropout, deterministic=not train,
                           name='dropout')(features)
     heads = self.num_classes
     several = not isinstance(heads, int)
-    frame_logits = {
+    scores = {
         head: nn.Dense(classes, kernel_init=nn.initializers.normal(0.001),
                        name=f'head_{head}' if several else 'head')(features)
         for head, classes in (heads.items() if several else [('', heads)])}
-    logits = {head: x.mean(1) for head, x in frame_logits.items()}
-    outputs = {'logits': logits if several else logits[''],
-               'frame_logits': frame_logits if several else frame_logits['']}
+    kinds = {'frame_logits': scores} if by_frame else {}
+    kinds['logits'] = {
+        head: x.mean(1) if by_frame else x for head, x in scores.items()}
+    outputs = {kind: x if several else x[''] for kind, x in kinds.items()}
     if capture:
       outputs['stages'] = stages
     return outputs

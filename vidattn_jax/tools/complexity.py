@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vidattn_jax.attention import aia
-from vidattn_jax.backbones import resnet
+from vidattn_jax.backbones import layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def complexity(model: nn.Module, image_shape=None) -> Complexity:
       counts['macs'] += _macs(module, y)
     elif isinstance(module, nn.BatchNorm):
       counts['bn_elements'] += args[0].size
-    elif isinstance(module, resnet.GlobalAveragePool):
+    elif isinstance(module, layers.GlobalAveragePool):
       counts['pool_elements'] += args[0].size + y.size
     return y
 

@@ -52,7 +52,8 @@ def model_arguments(config, num_classes: int) -> dict:
       name=m.name, num_classes=m.num_classes or num_classes,
       num_frames=m.num_frames, crop_size=list(m.crop_size),
       attention=m.attention or None,
-      attention_options=m.attention_options.to_dict(), stages=list(m.stages),
+      attention_options=m.attention_options.to_dict(),
+      stages=list(m.stages) or None,
       width=m.width, dtype=m.dtype, dropout=m.dropout,
       **m.options.to_dict())
 
@@ -68,7 +69,7 @@ def build_model(arguments: dict, **training):
     A Flax module.
   """
   arguments = dict(arguments)
-  for key in ('crop_size', 'stages'):
+  for key in ('crop_size', 'stages', 'blocks'):
     if isinstance(arguments.get(key), list):
       arguments[key] = tuple(arguments[key])
   return models.get_model(arguments.pop('name'), **arguments, **training)

@@ -1,0 +1,72 @@
+"""Layers that the backbones share."""
+
+from collections.abc import Callable
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from vidattn_jax import names
+from vidattn_jax.ops import convolution
+
+# He et al.'s initialisation, by the outputs, as the published codes use it.
+HE_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+conv = functools.partial(
+    nn.Conv, use_bias=False, kernel_init=HE_INIT,
+    conv_general_dilated=convolution.conv_general_dilated)
+norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+
+
+class GlobalAveragePool(nn.Module):
+  """Mean over some axes, in float32 or wider.
+
+  Attributes:
+    axes: the axes; height and width unless given.
+  """
+  axes: tuple[int, ...] = (-3, -2)
+
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns `x` [..., C] without the axes."""
+    del train  # The same in training.
+    return x.mean(self.axes, dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def attended(attention: Callable[..., nn.Module] | None,
+             stages: tuple[int, ...], blocks: tuple[int, ...] | None,
+             stage: int, block: int, depth: int):
+  """Returns the factory of a block's attention unit, or None.
+
+  Args:
+    attention: the factory of all units, or None.
+    stages: stages with units, from 1.
+    blocks: blocks with units in each of those, from 0, or counted from the
+      end with -1, -2, ...; None for all.
+    stage: the block's stage.
+    block: its place in the stage.
+    depth: number of blocks in the stage.
+  """
+  chosen = blocks is None or block in blocks or block - depth in blocks
+  return attention if chosen and stage in stages else None
+
+
+def check_placement(width: float, position: str, positions: tuple[str, ...],
+                    stages: tuple[int, ...], num_stages: int):
+  """Checks what places the units in a backbone.
+
+  Args:
+    width: multiplier of widths.
+    position: where in a block the unit stands.
+    positions: what it may be.
+    stages: stages with units.
+    num_stages: how many there are.
+
+  Raises:
+    ValueError: one of them is not what it may be; it is named.
+  """
+  names.check_name('position', position, positions)
+  for stage in stages:
+    names.check_name('stage', stage, tuple(range(1, num_stages + 1)))
+  if width <= 0:
+    raise ValueError(f'width is {width}; it must be above 0.')
