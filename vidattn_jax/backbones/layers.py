@@ -33,6 +33,40 @@ class GlobalAveragePool(nn.Module):
     return x.mean(self.axes, dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
+class MaxPool(nn.Module):
+  """Maximum in a sliding window.
+
+  Attributes:
+    window: its lengths along the axes before the last.
+    strides: its steps along them.
+    padding: (before, after) along each; what is padded is never the maximum.
+  """
+  window: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: tuple[tuple[int, int], ...]
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns [N, t, h, w, C] from [N, T, H, W, C]."""
+    return nn.max_pool(x, self.window, self.strides, self.padding)
+
+
+class AveragePool(nn.Module):
+  """Mean in a sliding window; padded zeros count.
+
+  Attributes:
+    window: see `MaxPool`.
+    strides: see `MaxPool`.
+    padding: see `MaxPool`.
+  """
+  window: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: tuple[tuple[int, int], ...]
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns [N, t, h, w, C] from [N, T, H, W, C]."""
+    return nn.avg_pool(x, self.window, self.strides, self.padding)
+
+
 def attended(attention: Callable[..., nn.Module] | None,
              stages: tuple[int, ...], blocks: tuple[int, ...] | None,
              stage: int, block: int, depth: int):

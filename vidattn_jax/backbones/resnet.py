@@ -171,7 +171,8 @@ class ResNet(nn.Module):
               name='conv1')(x.astype(self.dtype))
     x = nn.relu(layers.norm(dtype=self.dtype, name='bn1')(
         x, use_running_average=not train))
-    x = nn.max_pool(x, (1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)))
+    x = layers.MaxPool((1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)),
+                       name='maxpool')(x)
     depths = DEPTHS[self.depth]
     outputs = []
     for i, depth in enumerate(depths):
