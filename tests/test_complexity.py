@@ -61,14 +61,40 @@ def test_tables():
                                        819_200),
           'a long name': complexity.Complexity(1, 2, 3, 4)}
   assert complexity.table(rows) == (
-      'model        params (M)  GMACs  Table I GFLOPs\n'
-      'TSN               23.86  32.70           32.88\n'
-      'a long name        0.00   0.00            0.00\n')
-  lines = complexity.table(rows, 'markdown').splitlines()
-  assert lines[1] == '| ----------- | ---------: | ----: | -------------: |'
-  assert {line.count('|') for line in lines} == {5}
+      'model        params (M)  GMACs  Table I GFLOPs  weights (MB)'
+      '  checkpoint (MB)\n'
+      'TSN               23.86  32.70           32.88          95.5'
+      '            190.9\n'
+      'a long name        0.00   0.00            0.00           0.0'
+      '              0.0\n')
+  lines = complexity.table(rows, 'markdown', ('aia', 'sta')).splitlines()
+  assert lines[1].startswith('| ----------- | ---------: | ----: | -------')
+  assert 'Table III GFLOPs' in lines[0]
+  assert {line.count('|') for line in lines} == {8}
   assert complexity.table(rows, 'csv').splitlines()[1:] == [
-      'TSN,23864558,32699940864,88911872,819200,32878583808',
-      'a long name,1,2,3,4,12']
+      'TSN,23864558,32699940864,88911872,819200,0,0,0,95458232,190916464,'
+      '32878583808,32788852736',
+      'a long name,1,2,3,4,0,0,0,4,8,12,5']
   with pytest.raises(ValueError, match='no table style'):
     complexity.table(rows, 'html')
+  with pytest.raises(ValueError, match='no FLOP convention'):
+    complexity.table(rows, conventions=('ai',))
+
+
+def test_stages_add_up_and_the_unit_is_apart():
+  plain, unit = (complexity.by_stage(models.get_model(
+      'tsm_r18', width=1 / 8, crop_size=64, attention=name, stages=(2,)))
+                 for name in (None, 'C'))
+  assert list(plain) == ['stem', 'layer1', 'layer2', 'layer3', 'layer4',
+                         'neck', 'head']
+  attention_counts = unit.pop('attention')
+  assert unit == plain
+  # Two blocks: 54 weights, scale and bias; mean and variance.
+  assert (attention_counts.params, attention_counts.statistics) == (112, 4)
+  assert attention_counts.macs == 2 * 54 * 8 * 8 * 8
+  assert plain['stem'].params == 7 * 7 * 3 * 8 + 16
+  assert plain['stem'].relu_elements == 8 * 32 * 32 * 8
+  assert plain['stem'].window_elements == 9 * 8 * 16 * 16 * 8
+  # Two blocks of two ReLUs each.
+  assert plain['layer4'].relu_elements == 4 * 8 * 2 * 2 * 64
+  assert plain['head'].bias_outputs == 8 * 400
