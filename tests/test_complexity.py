@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from vidattn_jax import attention
+from vidattn_jax import cli
 from vidattn_jax import models
 from vidattn_jax.tools import complexity
 
@@ -98,3 +99,35 @@ def test_stages_add_up_and_the_unit_is_apart():
   # Two blocks of two ReLUs each.
   assert plain['layer4'].relu_elements == 4 * 8 * 2 * 2 * 64
   assert plain['head'].bias_outputs == 8 * 400
+
+
+def test_command_counts_configurations_and_models(capsys):
+  demo = 'configs/demo.py'
+  cli.main(['complexity', '--config', demo, '--model', 'tsn_r18',
+            '--num-classes', '8', '--attention', 'none', 'C', '--style',
+            'csv'])
+  header, *rows = [line.split(',')
+                   for line in capsys.readouterr().out.splitlines()]
+  at = header.index('params')
+  assert [row[0] for row in rows] == [f'{demo} none', f'{demo} C',
+                                      'tsn_r18 none', 'tsn_r18 C']
+  counts = [int(row[at]) for row in rows]
+  # 54 weights, scale and bias in each of 8 blocks.
+  assert counts[1] - counts[0] == counts[3] - counts[2] == 8 * 56
+  cli.main(['complexity', '--model', 'tsn_r18', '--crop-size', '64',
+            '--num-frames', '2', '--stages'])
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[1] for line in lines[1:]] == [
+      'stem', 'layer1', 'layer2', 'layer3', 'layer4', 'neck', 'head', 'total']
+
+
+@pytest.mark.parametrize('flags, message', [
+    ([], 'Give --config'),
+    (['--config', 'nix.py'], 'no configuration nix.py'),
+    (['--config', 'setup.cfg'], 'setup.cfg is no configuration'),
+    (['--model', 'tsn_r5'], 'did you mean tsn_r50'),
+    (['--model', 'tsn_r50', '--crop-size', '1', '2', '3'], 'one number or two'),
+    (['--model', 'tsn_r50', '--flops', 'stta'], 'did you mean sta')])
+def test_command_answers_with_a_sentence(flags, message):
+  with pytest.raises(SystemExit, match=f'ERROR: .*{message}'):
+    cli.main(['complexity', *flags])

@@ -14,7 +14,8 @@ def main(argv=None):
   parser = argparse.ArgumentParser(
       prog='vidattn', description='Attention for video action recognition.')
   commands = parser.add_subparsers(required=True, metavar='COMMAND')
-  for add in (_add_predict, _add_fuse, _add_compare):
+  for add in (_add_predict, _add_fuse, _add_compare,
+              _add_complexity):
     add(commands)
   arguments = parser.parse_args(argv)
   try:
@@ -174,6 +175,76 @@ def _compare(arguments):
     print(f'{name:<{width}}  {before:6.1%}  {after:6.1%}  '
           f'{after - before:+7.1%}  {count}')
   print(f'\nDrawn to {arguments.out}')
+
+
+def _add_network_flags(parser):
+  """Adds what changes a network by a word."""
+  parser.add_argument('--num-frames', type=int, metavar='T',
+                      help='frames of a clip')
+  parser.add_argument('--crop-size', type=int, nargs='+', metavar='PIXELS',
+                      help='height and width of a clip; one number for both')
+  parser.add_argument('--num-classes', type=int, metavar='K')
+  parser.add_argument('--width', type=float, metavar='X',
+                      help="multiplier of every layer's width")
+  parser.add_argument('--modality', metavar='NAME', help='rgb or flow')
+  parser.add_argument('--shortcut', metavar='NAME',
+                      help='A or B, of 3D residual networks')
+
+
+def _network_changes(arguments):
+  crop = arguments.crop_size
+  if crop and len(crop) > 2:
+    raise ValueError('--crop-size takes one number or two.')
+  return {'num_frames': arguments.num_frames,
+          'crop_size': crop and tuple(crop * 2)[:2],
+          'num_classes': arguments.num_classes, 'width': arguments.width,
+          'modality': arguments.modality, 'shortcut': arguments.shortcut}
+
+
+def _add_complexity(commands):
+  parser = commands.add_parser(
+      'complexity', help='count parameters and operations',
+      description='Counts parameters and operations of networks, for one '
+      'clip, without running them. Give configurations, or models and units.')
+  parser.add_argument('--config', nargs='+', default=[], metavar='FILE',
+                      help='configurations, as main.py takes them')
+  parser.add_argument('--model', nargs='+', default=[], metavar='NAME',
+                      help='networks of get_model')
+  parser.add_argument('--attention', nargs='+', metavar='UNIT',
+                      help='each network with each of these; none for none')
+  _add_network_flags(parser)
+  parser.add_argument('--stages', action='store_true',
+                      help='a row for each part of each network')
+  parser.add_argument('--flops', nargs='+', default=['aia'], metavar='NAME',
+                      help='conventions: aia (table I there), sta (table III '
+                      'there)')
+  parser.add_argument('--style', default='text', metavar='STYLE',
+                      help='text, markdown or csv')
+  parser.set_defaults(run=_complexity)
+
+
+def _complexity(arguments):
+  from vidattn_jax.tools import complexity
+  from vidattn_jax.tools import networks
+  if not arguments.config and not arguments.model:
+    raise ValueError('Give --config=FILE or --model=NAME.')
+  changes = _network_changes(arguments)
+  sources = {path: networks.arguments_of_config(networks.load_config(path))
+             for path in arguments.config}
+  sources |= {name: {'name': name} for name in arguments.model}
+  rows = {}
+  for source, model_arguments in sources.items():
+    for unit in arguments.attention or [None]:
+      label = f'{source} {unit}' if unit else source
+      model, _ = networks.build(
+          model_arguments, **changes,
+          attention='' if unit in ('none', 'None') else unit)
+      parts = complexity.by_stage(model)
+      if arguments.stages:
+        rows |= {f'{label}: {part}': c for part, c in parts.items()}
+        label = f'{label}: total'
+      rows[label] = sum(parts.values(), complexity.Complexity())
+  print(complexity.table(rows, arguments.style, arguments.flops), end='')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,69 @@
+"""Networks as a command line names them: by model or by configuration."""
+
+import importlib.util
+import os
+import sys
+
+from vidattn_jax.training import state
+
+
+def load_config(path: str):
+  """Runs a configuration file.
+
+  Args:
+    path: the file, with its argument behind a colon where it takes one, as
+      `--config` of main.py has it: 'configs/aia_something.py:tsm,v2,8'.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    ValueError: there is no such file, or it is none of a configuration.
+  """
+  file, _, argument = path.partition(':')
+  if not os.path.isfile(file):
+    raise ValueError(f'There is no configuration {file}.')
+  # Configurations import their neighbours as `configs.common`.
+  home = os.path.dirname(os.path.dirname(os.path.abspath(file)))
+  sys.path.insert(0, home)
+  try:
+    spec = importlib.util.spec_from_file_location('_config', file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*([argument] if argument else []))
+  except (AttributeError, SyntaxError, ImportError) as error:
+    raise ValueError(f'{file} is no configuration: {error}.') from error
+  finally:
+    sys.path.remove(home)
+
+
+def arguments_of_config(config, num_classes: int = 400) -> dict:
+  """Returns the arguments of `get_model` of a configuration, as plain data.
+
+  Args:
+    config: the configuration.
+    num_classes: number of classes where it leaves them to the data.
+  """
+  return state.model_arguments(config.copy_and_resolve_references(),
+                               num_classes)
+
+
+def build(arguments: dict, **changes):
+  """Builds a network from arguments and what a user wants to differ.
+
+  Args:
+    arguments: as `state.model_arguments` returns them; or only the `name`.
+    **changes: overrides; None leaves what `arguments` say. `attention` ''
+      takes the unit away.
+
+  Returns:
+    (the network, its arguments as plain data).
+
+  Raises:
+    ValueError: a name or a value is unknown.
+  """
+  arguments = {**arguments,
+               **{k: v for k, v in changes.items() if v is not None}}
+  if arguments.get('attention') == '':
+    arguments['attention'] = None
+  return state.build_model(arguments), arguments
