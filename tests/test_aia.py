@@ -1,6 +1,11 @@
-"""The units of Attention in Attention against the authors' code."""
+"""The units of Attention in Attention, and those it compares itself with.
+
+The first are checked against the authors' code; the others, of which there is
+none, against a reference in PyTorch that has the counts of the paper's table.
+"""
 
 import functools
+import re
 
 from flax import linen as nn
 from flax import traverse_util
@@ -11,6 +16,7 @@ import pytest
 import seeded
 
 from vidattn_jax import attention
+from vidattn_jax.attention import aia
 from vidattn_jax.convert import layouts
 from vidattn_jax.ops import planes
 
@@ -19,7 +25,10 @@ SPELLED = {'C': 'C', 'ST': 'ST', 'CinST': 'CinST', 'STinC': 'STinC',
            'C2ST': 'C->ST', 'ST2C': 'ST->C', 'CplusST': 'C+ST',
            'CinST2STinC': 'CinST->STinC', 'STinC2CinST': 'STinC->CinST',
            'STinCplusCinST': 'CinST+STinC'}
-TRAINED = ('C', 'ST', 'CinST', 'STinC', 'CinST2STinC')
+COMPARED = ('SE3D', 'GE3D-G', 'GE3D-DW133', 'GE3D-DW333', 'S3D-G',
+            'CBAM3D177', 'CBAM3D377')
+TRAINED = ('C', 'ST', 'CinST', 'STinC', 'CinST2STinC', 'GE3D-DW333',
+           'CBAM3D377')
 CASES = {'a': ((8, 16, 14, 12), np.s_[::2, ::3, ::2, ::2]),
          'b': ((16, 64, 14, 14), np.s_[::3, ::9, ::4, ::4])}
 # Axes of our gates in the order of theirs.
@@ -53,15 +62,15 @@ def _published_order(y):
 def _published_name(path):
   """Returns 'eft1.C_conv.weight' for 'eft1/C/conv/kernel'."""
   name = layouts.torch_name(BLOCK + path, layouts.LAYOUTS['aia'])
-  return name.removeprefix('base_model.layer1.0.').removeprefix('eft.')
+  return re.sub(r'^base_model\.layer1\.0\.((eft|gate)\.)?', '', name)
 
 
 @functools.cache
-def _unit(name):
+def _unit(name, case='a'):
   """Returns the unit and the seeded weights of the reference."""
-  unit = attention.get_attention(SPELLED[name])()
-  shapes = traverse_util.flatten_dict(jax.eval_shape(
-      unit.init, jax.random.key(0), jnp.zeros((1, 8, 7, 7, 16))), sep='/')
+  unit = attention.get_attention(SPELLED.get(name, name))()
+  shapes = traverse_util.flatten_dict(
+      jax.eval_shape(unit.init, jax.random.key(0), _clip(case)), sep='/')
 
   def leaf(path, shape):
     path = path.partition('/')[2]
@@ -76,7 +85,7 @@ def _unit(name):
 
 
 def _apply(name, case, variables=None, **kwargs):
-  unit, seeds = _unit(name)
+  unit, seeds = _unit(name, case)
   return unit.apply(variables or seeds, _clip(case), **kwargs)
 
 
@@ -95,10 +104,14 @@ def test_seeded_weights_are_those_of_the_reference(golden):
     np.testing.assert_array_equal(
         variables['params'][gate]['conv']['kernel'],
         golden[f'ST/state/{gate}_conv.weight'].transpose(axes))
+  _, variables = _unit('CBAM3D377', 'b')
+  np.testing.assert_array_equal(
+      variables['params']['spatial']['conv']['kernel'],
+      golden['CBAM3D377/b/state/conv.weight'].transpose(2, 3, 4, 1, 0))
 
 
 @pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('name', SPELLED)
+@pytest.mark.parametrize('name', [*SPELLED, *COMPARED])
 def test_output_equals_the_published_code(golden, name, case):
   assert _error(golden, name, case) < TOLERANCE
 
@@ -113,22 +126,43 @@ def test_gates_equal_the_published_code(golden, name):
     assert seeded.difference(ours, golden[f'{name}/a/gate_{gate}']) < TOLERANCE
 
 
+@pytest.mark.parametrize('name', ['SE3D', 'GE3D-G', 'S3D-G', 'CBAM3D177',
+                                  'CBAM3D377'])
+def test_gates_of_the_compared_units_equal_the_reference(golden, name):
+  _, sown = _apply(name, 'a', mutable=['intermediates'])
+  sown = traverse_util.flatten_dict(sown['intermediates'], sep='/')
+  assert len(sown) == (2 if name.startswith('CBAM') else 1)
+  for path, (gate,) in sown.items():
+    # 'channel/gate' is called gate_channel.
+    kind = '_'.join(reversed(path.split('/')))
+    wanted = golden[f'{name}/a/{kind}']
+    ours = gate[..., 0] if 'spatial' in kind else gate[:, 0, 0, 0]
+    assert seeded.difference(ours, wanted) < TOLERANCE
+
+
 @pytest.mark.parametrize('name', TRAINED)
 def test_training_equals_the_published_code(golden, name):
-  _, variables = _unit(name)
-  y, changed = _apply(name, 'b', train=True, mutable=['batch_stats'])
+  _, variables = _unit(name, 'b')
+  counts = {}
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, nn.BatchNorm):
+      path = '/'.join(context.module.path)
+      counts[path] = args[0].size // args[0].shape[-1]
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    y, changed = _apply(name, 'b', train=True, mutable=['batch_stats'])
   y = _published_order(y)[CASES['b'][1]]
   assert seeded.difference(y, golden[f'{name}/b/train_y_sub']) < TOLERANCE
 
-  shape = dict(zip('NTHWC', _clip('b').shape))
   before = traverse_util.flatten_dict(variables['batch_stats'], sep='/')
   after = traverse_util.flatten_dict(changed['batch_stats'], sep='/')
   assert after
   for path, value in after.items():
     if path.endswith('/var'):
       # Flax keeps the biased variance, torch the unbiased one.
-      gate = path.split('/')[-3]
-      count = np.prod([n for axis, n in shape.items() if axis != gate])
+      count = counts[path.removesuffix('/var')]
       old = 0.9 * before[path]
       value = old + (value - old) * count / (count - 1)
     wanted = golden[f'{name}/b/train_state/{_published_name(path)}']
@@ -221,7 +255,7 @@ def test_guests_start_by_kaiming_and_hosts_by_xavier(name, kaiming):
     ('ST->C', 224), ('C+ST', 224), ('CinST->STinC', 448),
     ('STinC->CinST', 448), ('CinST+STinC', 448)])
 def test_number_of_parameters(name, count):
-  assert set(attention.ATTENTION) == set(SPELLED.values())
+  assert set(aia.UNITS) == set(SPELLED.values())
   shapes = jax.eval_shape(attention.get_attention(name)().init,
                           jax.random.key(0), jnp.zeros((1, 2, 3, 4, 5)))
   assert sum(x.size for x in jax.tree.leaves(shapes['params'])) == count

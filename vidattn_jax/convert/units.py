@@ -7,6 +7,11 @@ RULES = (
     # Attention in Attention.
     (r'\.attention\.(eft\d)\.(\w)\.', r'.\1.\2_'),
     (r'\.attention\.(\w)\.(conv|bn)\.', r'.eft.\1_\2.'),
+    # No weights of the others were ever published; these names are ours.
+    (r'\.attention\.depthwise(\d)\.', r'.gate.conv\1.'),
+    (r'\.attention\.(?:channel\.|spatial\.)?(fc\d?|bn\d?|conv)\.',
+     r'.gate.\1.'),
+    (r'\.attention\.(conv\d|deconv|scb|tcb)\.', r'.sta.\1.'),
 )
 # Axes of a published kernel in the order of ours, for a gate that pools T, H,
 # W or C away: its axes are published with channels before space.
