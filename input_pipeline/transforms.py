@@ -288,6 +288,22 @@ def pixel_recipe(config):
   }
 
 
+def recipe_indices(recipe, num_frames):
+  """Tells which frames of a video a recipe takes.
+
+  Args:
+    recipe: what `pixel_recipe` returned.
+    num_frames: frames of the video.
+
+  Returns:
+    int64 [clips, T], from 0.
+  """
+  args = num_frames, recipe['num_frames'], recipe['clips']
+  if recipe['sampling'] == 'dense':
+    return sampling.dense_eval(*args, span=recipe['dense_span'])
+  return sampling.segment_eval(*args)
+
+
 def views_from_recipe(recipe, num_frames, read):
   """Makes all views of a video from one decode.
 
@@ -302,11 +318,7 @@ def views_from_recipe(recipe, num_frames, read):
   Returns:
     uint8 [V, T, h, w, 3]; crops outermost: view = crop * clips + clip.
   """
-  args = num_frames, recipe['num_frames'], recipe['clips']
-  if recipe['sampling'] == 'dense':
-    indices = sampling.dense_eval(*args, span=recipe['dense_span'])
-  else:
-    indices = sampling.segment_eval(*args)
+  indices = recipe_indices(recipe, num_frames)
   distinct, where = np.unique(indices, return_inverse=True)
   frames = resize(read(distinct), recipe['resize'])
   cut = crops(frames, recipe['crop_size'], recipe['crops'])

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import functools
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ def main(argv=None):
   parser = argparse.ArgumentParser(
       prog='vidattn', description='Attention for video action recognition.')
   commands = parser.add_subparsers(required=True, metavar='COMMAND')
-  for add in (_add_predict, _add_fuse, _add_compare,
+  for add in (_add_predict, _add_explain, _add_fuse, _add_compare,
               _add_complexity):
     add(commands)
   arguments = parser.parse_args(argv)
@@ -60,17 +61,10 @@ def _predict(arguments):
   predictor = predict.load_predictor(
       arguments.checkpoint, arguments.which,
       lambda text: print(text, file=sys.stderr))
-  recipe = predictor.pixels
-  frames = predictor.frame_template, predictor.first_frame
 
-  def read(path, entry, indices):
-    if entry.codec == 'folder':
-      return decode.decode_folder(path, indices, *frames)
-    return decode.decode_frames(path, indices, entry, recipe['rotate'])
-
-  def score(path, entry, start, length):
+  def score(read, start, length):
     return predictor.scores(transforms.views_from_recipe(
-        recipe, length, lambda indices: read(path, entry, indices + start)))
+        predictor.pixels, length, lambda indices: read(indices + start)))
 
   table = csv.writer(sys.stdout)
   if arguments.window:
@@ -78,17 +72,14 @@ def _predict(arguments):
                     'end_seconds', 'class', 'score'))
   found, failed = [], 0
   for path in arguments.videos:
-    entry = (decode.probe_folder(path, *frames) if os.path.isdir(path)
-             else decode.probe(path))
     try:
-      if entry.error:
-        raise decode.VideoError(path, entry.error)
+      entry, read = _open_video(path, predictor)
       if arguments.window:
-        _predict_windows(table, predictor, score, path, entry,
-                         arguments.window, stride)
+        _predict_windows(table, predictor, functools.partial(score, read),
+                         path, entry, arguments.window, stride)
         continue
       top = predict.top_classes(
-          predictor, score(path, entry, 0, entry.num_frames), arguments.top)
+          predictor, score(read, 0, entry.num_frames), arguments.top)
     except decode.VideoError as error:
       print(error, file=sys.stderr)
       found.append({'video': path, 'error': error.reason})
@@ -105,6 +96,24 @@ def _predict(arguments):
   return 1 if failed else 0
 
 
+def _open_video(path, network):
+  """Returns what is known of a video, and what reads frames by number."""
+  from input_pipeline import decode
+  naming = network.frame_template, network.first_frame
+  folder = os.path.isdir(path)
+  entry = (decode.probe_folder(path, *naming) if folder
+           else decode.probe(path))
+  if entry.error:
+    raise decode.VideoError(path, entry.error)
+
+  def read(indices):
+    if folder:
+      return decode.decode_folder(path, indices, *naming)
+    return decode.decode_frames(path, indices, entry, network.pixels['rotate'])
+
+  return entry, read
+
+
 def _predict_windows(table, predictor, score, path, entry, window, stride):
   """Writes one row for each place of a window; the last may be shorter."""
   from vidattn_jax.tools import predict
@@ -113,7 +122,7 @@ def _predict_windows(table, predictor, score, path, entry, window, stride):
   while True:
     length = min(window, entry.num_frames - start)
     [(name, share)] = predict.top_classes(
-        predictor, score(path, entry, start, length), 1)
+        predictor, score(start, length), 1)
     seconds = [f'{f / rate:.3f}' if rate else ''
                for f in (start, start + length)]
     table.writerow((path, start, start + length, *seconds, name,
@@ -121,6 +130,71 @@ def _predict_windows(table, predictor, score, path, entry, window, stride):
     if start + length >= entry.num_frames:
       return
     start += stride
+
+
+def _add_explain(commands):
+  parser = commands.add_parser(
+      'explain', help='see where and when networks look',
+      description='Draws what networks show of a clip over its frames: the '
+      'maps and weights that they compute, the gates of their attention '
+      'units, and Grad-CAM. Writes strip.png, movie.mp4 and index.html. The '
+      'clip is the middle one of an evaluation, its crop the centre.')
+  parser.add_argument('video', metavar='VIDEO')
+  parser.add_argument('--checkpoint', required=True, action='append',
+                      metavar='DIR', help='a workdir, or one checkpoint in '
+                      'it; several are compared on the same clip')
+  parser.add_argument('--out', required=True, metavar='DIR',
+                      help='folder for the pictures')
+  parser.add_argument('--which', default='best', metavar='WHICH',
+                      help='best, latest or a step (default: best)')
+  parser.add_argument('--stage', type=int, metavar='STAGE',
+                      help='stage of Grad-CAM, from 1 (default: the last)')
+  parser.add_argument('--class', dest='class_name', metavar='NAME',
+                      help='class to explain (default: the predicted one)')
+  parser.add_argument('--blocks', action='append', metavar='BLOCK',
+                      help='block whose gates are drawn, such as '
+                      'layer4/block1, or all, or none; may be given again '
+                      '(default: the last block of each stage; none with '
+                      'several checkpoints)')
+  parser.add_argument('--colormap', default='viridis', metavar='NAME',
+                      help='a colour map of Matplotlib, such as cividis or '
+                      'jet (default: viridis, safe for the colour-blind)')
+  parser.set_defaults(run=_explain)
+
+
+def _explain(arguments):
+  from input_pipeline import transforms
+  from vidattn_jax.tools import explain
+
+  explain.check(arguments.out, arguments.colormap)
+  explainers = explain.load_explainers(
+      arguments.checkpoint, arguments.which,
+      lambda text: print(text, file=sys.stderr))
+
+  def look(explainer):
+    entry, read = _open_video(arguments.video, explainer)
+    recipe = explainer.pixels
+    [indices] = transforms.recipe_indices(recipe, entry.num_frames).tolist()
+    [frames] = transforms.views_from_recipe(recipe, entry.num_frames, read)
+    return explain.Clip(
+        os.path.basename(os.path.normpath(arguments.video)), frames,
+        tuple(indices),
+        tuple(i / entry.rate for i in indices) if entry.rate else ())
+
+  clip = explain.same_clip(explainers, look)
+  if len(set(clip.indices)) < len(clip.indices):
+    print(f'{arguments.video}: too short for {len(clip.indices)} different '
+          'frames; some are shown again.', file=sys.stderr)
+  blocks = arguments.blocks or (None if len(explainers) == 1 else ['none'])
+  rows = [explain.explain(explainer, clip, arguments.class_name,
+                          arguments.stage, blocks)
+          for explainer in explainers]
+  for row in rows:
+    print(row.title)
+    for panel in row.panels:
+      print(f'  {panel.name}: {"; ".join((panel.range, *panel.notes))}')
+  paths = explain.write(arguments.out, clip, rows, arguments.colormap)
+  print('Drawn to', ', '.join(paths))
 
 
 def _add_fuse(commands):

@@ -1,0 +1,225 @@
+"""See where and when networks look: maps, weights, gates and Grad-CAM."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+
+from vidattn_jax import names
+from vidattn_jax.ops import pixels
+from vidattn_jax.tools import gradcam
+from vidattn_jax.tools import page
+from vidattn_jax.tools import panels
+from vidattn_jax.tools import pictures
+from vidattn_jax.training import checkpoint as checkpoint_lib
+from vidattn_jax.training import metrics
+from vidattn_jax.training import state
+
+Clip = pictures.Clip
+# Likeliest classes that are named.
+_TOP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Explainer:
+  """A restored network and what it needs to see a clip.
+
+  Attributes:
+    name: what to call it.
+    description: the network and its unit.
+    classes: class names.
+    pixels: the pixel recipe of the checkpoint, for one clip and one crop.
+    run: function of frames, uint8 [1, T, H, W, C], class, negative for the
+      predicted, and stage, None for the last; returns the network's outputs
+      and the class's map, float32 [1, T, H, W].
+    frame_template: file names in folders of frames.
+    first_frame: number of the first frame there.
+  """
+  name: str
+  description: str
+  classes: tuple[str, ...]
+  pixels: dict
+  run: Callable
+  frame_template: str
+  first_frame: int
+
+
+def load_explainers(paths: Sequence[str], which='best',
+                    report=print) -> list[Explainer]:
+  """Restores checkpoints.
+
+  Args:
+    paths: workdirs or checkpoints' folders.
+    which: 'best', 'latest' or a step.
+    report: function that takes a sentence about a damaged checkpoint.
+
+  Returns:
+    One explainer for each, called by the last part of its path, or by the
+    whole path where that is not unique.
+
+  Raises:
+    ValueError: there is no such checkpoint, or it is damaged.
+  """
+  short = [os.path.basename(os.path.abspath(path)) for path in paths]
+  unique = len(set(short)) == len(short)
+  return [_load(path, name if unique else str(path), which, report)
+          for path, name in zip(paths, short)]
+
+
+def _load(path, name, which, report):
+  variables, description, _ = checkpoint_lib.load(path, which, report)
+  variables = jax.device_put(variables)
+  model = state.build_model(description['model'])
+  recipe = {**description['pixels'], 'clips': 1, 'crops': 1}
+
+  @functools.partial(jax.jit, static_argnums=3)
+  def run(variables, frames, class_index, stage):
+    video = pixels.normalize(frames, tuple(recipe['mean']),
+                             tuple(recipe['std']),
+                             jnp.dtype(description['model']['dtype']))
+    outputs, cam = gradcam.outputs_and_map(model, variables, video,
+                                           class_index, stage)
+    # Nothing draws the features, which are large.
+    return {k: v for k, v in outputs.items() if k != 'stages'}, cam
+
+  data = description['config']['data']
+  unit = description['model']['attention']
+  return Explainer(
+      name, description['model']['name'] + (f' with {unit}' if unit else ''),
+      tuple(description['classes']), recipe,
+      functools.partial(run, variables), data['frame_template'],
+      data['first_frame'])
+
+
+def same_clip(explainers: Sequence[Explainer],
+              look: Callable[[Explainer], Clip]) -> Clip:
+  """Makes the clip that networks are compared on.
+
+  Args:
+    explainers: the networks.
+    look: function that returns the clip that a network sees.
+
+  Returns:
+    The clip.
+
+  Raises:
+    ValueError: they do not all see the same frames, cropped alike.
+  """
+  clip = look(explainers[0])
+  for other in explainers[1:]:
+    seen = look(other)
+    if seen.indices != clip.indices or not np.array_equal(seen.frames,
+                                                          clip.frames):
+      raise ValueError(
+          f'{explainers[0].name} sees {_says(clip)} and {other.name} '
+          f'{_says(seen)}; networks that do not see the same pixels cannot '
+          'be compared on one clip: explain them one by one.')
+  return clip
+
+
+def _says(clip):
+  count, height, width, _ = clip.frames.shape
+  return f'{count} frames of {height}x{width} from frame {clip.indices[0]} on'
+
+
+def explain(explainer: Explainer, clip: pictures.Clip,
+            class_name: str | None = None, stage: int | None = None,
+            blocks: Sequence[str] | None = None) -> pictures.Row:
+  """Runs a network on a clip and makes panels of all that it shows.
+
+  Args:
+    explainer: the network.
+    clip: the clip.
+    class_name: class that Grad-CAM and class maps explain; the predicted one
+      unless given.
+    stage: stage of Grad-CAM, from 1; the last unless given.
+    blocks: blocks whose gates are shown, see `panels.gate_panels`.
+
+  Returns:
+    What is to be drawn.
+
+  Raises:
+    ValueError: the network has no such class, stage or block.
+  """
+  index = -1
+  if class_name is not None:
+    names.check_name(f'class of {explainer.name}', class_name,
+                     explainer.classes)
+    index = explainer.classes.index(class_name)
+  outputs, cam = jax.device_get(
+      explainer.run(clip.frames[None], index, stage))
+  shares = metrics.softmax(outputs['logits'][0])
+  order = np.argsort(-shares, kind='stable')
+  index = int(order[0]) if index < 0 else index
+  explained = explainer.classes[index]
+  count = len(clip.frames)
+
+  largest = float(cam.max())
+  where = 'last stage' if stage is None else f'stage {stage}'
+  drawn = [panels.make_panel(
+      f'Grad-CAM of {explained}, {where}',
+      gradcam.normalize(cam)[0], count, scale=(0.0, 1.0), notes=(
+          f'divided by the largest, {largest:.3g}' if largest > 0 else
+          'nothing speaks for the class',))]
+  drawn += panels.output_panels(outputs, index, explained, count)
+  drawn += panels.gate_panels(outputs['gates'], blocks, count)
+  best = explainer.classes[order[0]]
+  title = (f'{explainer.name} ({explainer.description}): predicts {best}, '
+           f'{shares[order[0]]:.1%}')
+  if explained != best:
+    title += f'; explained is {explained}, {shares[index]:.1%}'
+  return pictures.Row(
+      explainer.name, title,
+      tuple((explainer.classes[k], float(shares[k])) for k in order[:_TOP]),
+      tuple(drawn))
+
+
+def write(out, clip: pictures.Clip, rows: Sequence[pictures.Row],
+          colormap: str = 'viridis') -> list[str]:
+  """Draws networks' panels as a picture, a film and a page.
+
+  Args:
+    out: folder to write `strip.png`, `movie.mp4` and `index.html` to.
+    clip: the clip.
+    rows: what `explain` returned, for each network.
+    colormap: Matplotlib's name of the colour map.
+
+  Returns:
+    Paths of the three files.
+  """
+  paths = [os.path.join(out, name)
+           for name in ('strip.png', 'movie.mp4', 'index.html')]
+  strip = pictures.strip(clip, rows, colormap)
+  strip.save(paths[0])
+  pictures.movie(paths[1], clip, rows, colormap)
+  with open(paths[2], 'w', encoding='utf-8') as file:
+    file.write(page.page(clip, rows, colormap, strip))
+  return paths
+
+
+def check(out, colormap: str):
+  """Checks what can be checked before networks are restored.
+
+  Args:
+    out: folder to write to; it is made if need be.
+    colormap: Matplotlib's name of a colour map.
+
+  Raises:
+    ValueError: there is no such colour map, or nothing can be written there.
+  """
+  names.check_name('colour map', colormap, matplotlib.colormaps)
+  probe = os.path.join(out, '.write')
+  try:
+    os.makedirs(out, exist_ok=True)
+    with open(probe, 'w'):
+      pass
+    os.remove(probe)
+  except OSError as error:
+    raise ValueError(f'Nothing can be written to --out={out} '
+                     f'({error.strerror}); choose another folder.') from error
