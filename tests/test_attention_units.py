@@ -1,6 +1,7 @@
 """STA, TA, SA, STC and SENet-3D against a reference; what all units share."""
 
 import functools
+import math
 import re
 
 from flax import traverse_util
@@ -9,9 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import seeded
+import small
 
 from vidattn_jax import attention
+from vidattn_jax import models
+from vidattn_jax.attention import gates
 from vidattn_jax.convert import layouts
+from vidattn_jax.ops import resizing
+from vidattn_jax.training import optim
 
 TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 2e-4
 BLOCK = 'backbone/layer1/block0/attention/'
@@ -128,3 +134,234 @@ def test_all_of_the_reference_is_checked(golden):
 def test_values_and_gradients_equal_the_reference(golden, case):
   for name, error in _errors(golden, case).items():
     assert error < 1, name
+
+
+# --- Options ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name, size, count', [
+    ('STA', (2048, 4, 4, 4), 40_965), ('TA', (2048, 4, 4, 4), 32_777),
+    ('SA', (2048, 4, 4, 4), 139_269), ('STC', (2048, 4, 4, 4), 5_767_168),
+    ('SENet-3D', (2048, 4, 4, 4), 526_464),
+    ('STA', (1024, 8, 7, 7), 54_277), ('TA', (1024, 8, 7, 7), 50_185),
+    ('SA', (1024, 8, 7, 7), 405_509), ('STC', (1024, 8, 7, 7), 4_849_664),
+    ('SENet-3D', (1024, 8, 7, 7), 132_160),
+    ('STA', (512, 2, 7, 7), 27_141), ('TA', (512, 2, 7, 7), 25_097),
+    ('SA', (512, 2, 7, 7), 52_229), ('STC', (512, 2, 7, 7), 131_072),
+    ('SENet-3D', (512, 2, 7, 7), 33_312)])
+def test_counts_of_the_paper(name, size, count):
+  c, *clip = size
+  shapes = jax.eval_shape(attention.get_attention(name)().init,
+                          jax.random.key(0), jnp.zeros((1, *clip, c)))
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == count
+
+
+def _bins(x, size):
+  """Averages along the first axis in torch's bins, one after the other."""
+  n = len(x)
+  return np.stack([x[i * n // size:math.ceil((i + 1) * n / size)].mean(0)
+                   for i in range(size)])
+
+
+@pytest.mark.parametrize('old, new', [
+    (6, 6), (6, 3), (7, 3), (5, 4), (3, 7), (1, 4), (4, 1), (9, 2)])
+def test_adaptive_average_pool_has_the_bins_of_torch(old, new):
+  x = seeded.clip((old, 2, old, 3))
+  np.testing.assert_allclose(resizing.adaptive_average_pool(x, {0: new}),
+                             _bins(x, new), rtol=1e-5, atol=1e-6)
+  both = _bins(_bins(x, new).transpose(2, 1, 0, 3), 2).transpose(2, 1, 0, 3)
+  np.testing.assert_allclose(
+      resizing.adaptive_average_pool(x, {0: new, 2: 2}), both, rtol=1e-5,
+      atol=1e-6)
+
+
+@pytest.mark.parametrize('old, new', [(2, 14), (3, 7), (4, 4), (1, 5), (5, 9)])
+def test_upsampling_takes_the_nearest_from_below(old, new):
+  x = seeded.clip((2, old, 3))
+  wanted = x[:, [math.floor(i * old / new) for i in range(new)]]
+  np.testing.assert_array_equal(resizing.upsample_nearest(x, {1: new}), wanted)
+
+
+TIED = {'STA': ((3, 6, 6), (7, 6, 6), (3, 9, 5), 'crop_size'),
+        'TA': ((3, 6, 6), (7, 6, 6), (3, 9, 5), 'crop_size'),
+        'SA': ((3, 6, 6), None, (4, 6, 6), 'num_frames and crop_size'),
+        'STC': ((3, 6, 6), (3, 9, 5), (6, 6, 6), 'num_frames')}
+
+
+@pytest.mark.parametrize('name', TIED)
+def test_a_unit_tied_to_a_size_says_so_at_another(name):
+  made, free, other, mend = TIED[name]
+  unit = attention.get_attention(name, pool=False)()
+  variables = _seed(unit, _clip((1, 8, *made)))
+  if free:
+    assert unit.apply(variables, jnp.ones((1, *free, 8))).shape[1:4] == free
+  axes = [axis for axis in (0, 1, 2) if axis in attention.TIED[name]]
+  built, met = (re.escape(str(tuple(size[axis] for axis in axes)))
+                for size in (made, other))
+  with pytest.raises(ValueError, match=(
+      f'attention unit {name} .*{built} .*meets {met}; set {mend} to .*pool')):
+    unit.apply(variables, jnp.ones((1, *other, 8)))
+
+
+@pytest.mark.parametrize('name', TIED)
+def test_pooling_makes_any_size_do(name):
+  made, _, other, _ = TIED[name]
+  unit = attention.get_attention(name, pool=True)()
+  x = _clip((2, 8, *made))
+  variables = _seed(unit, x)
+  plain = attention.get_attention(name)()
+  np.testing.assert_array_equal(unit.apply(variables, x),
+                                plain.apply(variables, x))
+  # The gate is that of the clip in bins; the clip keeps its size.
+  larger = _clip((2, 8, *other))
+  pooled = np.asarray(larger)
+  for axis in attention.TIED[name]:
+    pooled = np.moveaxis(_bins(np.moveaxis(pooled, axis + 1, 0), made[axis]),
+                         0, axis + 1)
+
+  def gate(unit, x):
+    y, sown = unit.apply(variables, x, mutable=['intermediates'])
+    gates = [g[0] for g in jax.tree.leaves(
+        sown['intermediates'], is_leaf=lambda g: isinstance(g, tuple))]
+    return y, sum(gates) / len(gates)
+
+  y, found = gate(unit, larger)
+  _, wanted = gate(plain, jnp.asarray(pooled))
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+  np.testing.assert_allclose(y, larger * wanted, rtol=1e-5)
+
+
+def test_networks_with_a_tied_unit_are_made_for_their_crop():
+  model = models.get_model('tsn_r18', width=1 / 16, num_classes=3,
+                           attention='STA', num_frames=2, crop_size=64)
+  shape = (1, 2, 64, 64, 3)
+  variables = seeded.variables(model, shape)
+  blocks = {path[:3] for path in traverse_util.flatten_dict(
+      variables['params']) if 'attention' in path}
+  assert blocks == {('backbone', 'layer4', f'block{i}') for i in (0, 1)}
+  assert model.apply(variables, jnp.ones((1, 5, 64, 64, 3)))['logits'].shape
+  with pytest.raises(ValueError, match=(
+      r'STA at backbone/layer4/block0/attention .*\(2, 2\) \(height, width\) '
+      r'and meets \(3, 3\); set crop_size')):
+    model.apply(variables, jnp.ones((1, 2, 96, 96, 3)))
+  with pytest.raises(ValueError, match='made for clips of .*set num_frames'):
+    jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 2, 96, 96, 3)))
+  pooling = model.clone(backbone=functools.partial(
+      model.backbone, attention=attention.get_attention('STA', pool=True)))
+  assert pooling.apply(variables, jnp.ones((1, 2, 96, 96, 3)))['logits'].shape
+
+
+def test_the_gradient_of_the_largest_goes_to_the_first_of_equals():
+  unit = gates.ChannelGate(reduction=1)
+  x = jnp.zeros((1, 2, 3, 3, 8)).at[0, 1, 0, 1].set(1).at[0, 1, 2, 2].set(1)
+  variables = _seed(unit, x)
+
+  def gate(x):
+    _, sown = unit.apply(variables, x, mutable=['intermediates'])
+    return sown['intermediates']['gate'][0].sum()
+
+  # Means pass the same gradient to all; the largest adds to one place.
+  gradient = jax.grad(gate)(x)
+  excess = gradient - gradient[0, 0, 0, 0]
+  assert (np.abs(excess[0, 1, 0, 1]) > 1e-3).all()
+  np.testing.assert_allclose(excess.at[0, 1, 0, 1].set(0), 0, atol=1e-7)
+
+
+def test_step_size_must_be_positive():
+  with pytest.raises(ValueError, match='step_size is 0; it must be 1'):
+    attention.get_attention('STA', step_size=0)().init(
+        jax.random.key(0), jnp.ones((1, 2, 3, 3, 4)))
+
+
+def test_unknown_options_are_answered_with_the_nearest():
+  for name, option, hint in (('STA', 'stepsize', 'step_size'),
+                             ('STC', 'reducton', 'reduction'),
+                             ('GE3D-G', 'near_identiy', 'near_identity')):
+    with pytest.raises(ValueError, match=f'of the attention unit {name} .*'
+                                         f'did you mean {hint}'):
+      attention.get_attention(name, **{option: 1})
+  # What makes the unit what it is called is no option.
+  with pytest.raises(ValueError, match='there are near_identity, reduction'):
+    attention.get_attention('SE3D', use_bias=True)
+
+
+@pytest.mark.parametrize('name', attention.ATTENTION)
+def test_computes_in_bfloat16(name):
+  x = _clip((2, 16, 3, 6, 6))
+  unit = attention.get_attention(name)()
+  variables = _seed(unit, x)
+  half = unit.clone(dtype=jnp.bfloat16)
+  y = half.apply(variables, x.astype(jnp.bfloat16))
+  assert y.dtype == jnp.bfloat16
+  error = seeded.difference(y.astype(jnp.float32), unit.apply(variables, x))
+  assert 1e-5 < error < 2e-2
+
+
+# --- Near identity ------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', attention.ATTENTION)
+def test_a_faded_unit_starts_as_nothing(name):
+  x = _clip((2, 16, 3, 6, 6))
+  plain = attention.get_attention(name)()
+  unit = attention.get_attention(name, near_identity=True)()
+  variables = _seed(plain, x)
+  params = variables.get('params', {})
+  shapes = jax.eval_shape(unit.init, jax.random.key(0), x)['params']
+  assert traverse_util.flatten_dict(shapes).keys() == (
+      traverse_util.flatten_dict(params).keys() | {('alpha',)})
+
+  def apply(alpha):
+    return unit.apply({**variables, 'params': {**params, 'alpha': alpha}}, x,
+                      mutable=['intermediates'])
+
+  y, sown = apply(jnp.zeros(()))
+  np.testing.assert_array_equal(y, x)
+  wanted, gates_of_plain = plain.apply(variables, x,
+                                       mutable=['intermediates'])
+  jax.tree.map(np.testing.assert_array_equal, sown, gates_of_plain)
+  y, _ = apply(jnp.full((), 0.25))
+  np.testing.assert_allclose(y, 0.75 * x + 0.25 * wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['ST', 'GE3D-DW133', 'STA'])
+def test_a_network_takes_in_a_faded_unit_unharmed(name):
+  build = {'width': 1 / 16, 'num_classes': 3, 'num_frames': 2,
+           'crop_size': 36, 'dropout': 0.0}
+  shape = (2, 2, 36, 36, 3)
+  plain = models.get_model('tsn_r18', **build)
+  model = models.get_model('tsn_r18', attention=name, stages=(4,), **build,
+                           attention_options={'near_identity': True})
+  x = jnp.asarray(seeded.clip(shape))
+  variables = seeded.variables(model, shape)
+  params = traverse_util.flatten_dict(variables['params'], sep='/')
+  alphas = {path for path in params if path.endswith('/alpha')}
+  assert len(alphas) == 2
+  params.update(dict.fromkeys(alphas, jnp.zeros(())))
+  params = traverse_util.unflatten_dict(params, sep='/')
+  variables = {**variables, 'params': params}
+  wanted = plain.apply(seeded.variables(plain, shape), x)['logits']
+  np.testing.assert_array_equal(model.apply(variables, x)['logits'], wanted)
+
+  # One step: only then the unit's own weights have a gradient.
+  def loss(params):
+    outputs, _ = model.apply({**variables, 'params': params}, x, train=True,
+                             mutable=['batch_stats'])
+    return (outputs['logits'] ** 2).sum()
+
+  grad = jax.jit(jax.grad(loss))
+  optimizer = optim.make_optimizer(params, small.config())
+  updates, _ = optimizer.update(grad(params), optimizer.init(params), params)
+  stepped = jax.tree.map(lambda p, u: p - 0.1 * u, params, updates)
+  moved = traverse_util.flatten_dict(stepped, sep='/')
+  assert all(np.abs(moved[path]) > 1e-6 for path in alphas)
+  for path, g in traverse_util.flatten_dict(grad(stepped), sep='/').items():
+    assert '/attention/' not in path or np.abs(g).max() > 0, path
+
+
+def test_what_fades_a_unit_in_does_not_decay():
+  params = {'backbone': {'attention': {
+      'alpha': jnp.zeros(()), 'conv1': {'kernel': jnp.zeros((2, 2)),
+                                        'bias': jnp.zeros(2)}}}}
+  assert optim.parameter_groups(params) == {'backbone': {'attention': {
+      'alpha': 'norm', 'conv1': {'kernel': 'weight', 'bias': 'bias'}}}}

@@ -20,14 +20,15 @@ def parameter_groups(params) -> dict:
 
   Returns:
     Tree of the same form with one of 'weight', 'bias' or 'norm' at each leaf.
-    'norm' is scale and bias of a normalisation layer.
+    'norm' is scale and bias of a normalisation layer, and the `alpha` that
+    fades an attention unit in.
   """
   names = {path_name(path)
            for path, _ in jax.tree_util.tree_leaves_with_path(params)}
 
   def group(path, _):
     parent, _, leaf = path_name(path).rpartition('/')
-    if f'{parent}/scale' in names:
+    if f'{parent}/scale' in names or leaf == 'alpha':
       return 'norm'
     return 'bias' if leaf == 'bias' else 'weight'
 
