@@ -18,6 +18,7 @@ from vidattn_jax import convert
 from vidattn_jax import models
 
 SHAPE = (8, 64, 64, 3)
+_SLOW = pytest.mark.slow
 # Published file, model, unit, classes, layout.
 LAYOUTS = [
     ('torchvision_resnet18', 'tsn_r18', None, 1000, 'torchvision'),
@@ -36,6 +37,23 @@ LAYOUTS = [
     ('aia_tsn_r50_CinST2STinC', 'tsn_r50', 'CinST->STinC', 174, 'aia'),
     ('aia_tsn_r50_STinC2CinST', 'tsn_r50', 'STinC->CinST', 174, 'aia'),
     ('aia_tsn_r50_STinCplusCinST', 'tsn_r50', 'CinST+STinC', 174, 'aia')]
+# Published file, layout, model and what it is built with.
+VIDEO_LAYOUTS = [
+    ('r3d_resnet18a_kinetics', 'r3d', 'r3d_18', {}),
+    ('r3d_resnet18b_kinetics', 'r3d', 'r3d_18', {'shortcut': 'B'}),
+    pytest.param('r3d_resnet152_kinetics', 'r3d', 'r3d_152', {}, marks=_SLOW),
+    pytest.param('r3d_resnext101_kinetics', 'r3d', 'resnext3d_101', {},
+                 marks=_SLOW),
+    pytest.param('r3d_resnext101_ucf101', 'r3d', 'resnext3d_101',
+                 {'num_classes': 101}, marks=_SLOW),
+    pytest.param('r3d_resnext101_hmdb51', 'r3d', 'resnext3d_101',
+                 {'num_classes': 51}, marks=_SLOW),
+    pytest.param('mars_rgb_hmdb51', 'mars', 'resnext3d_101',
+                 {'num_classes': 51}, marks=_SLOW),
+    ('mars_flow_hmdb51', 'mars', 'resnext3d_101',
+     {'num_classes': 51, 'modality': 'flow'}),
+    ('slow_r50_pytorchvideo', 'pytorchvideo', 'slow_r50', {}),
+    ('slow_r50_slowfast', 'slowfast', 'slow_r50', {})]
 
 
 @pytest.mark.parametrize('file, name, unit, classes, layout', LAYOUTS)
@@ -48,6 +66,44 @@ def test_round_trip_is_bit_equal(file, name, unit, classes, layout):
   for key, array in weights.items():
     assert back[key].dtype == array.dtype
     np.testing.assert_array_equal(back[key], array, err_msg=key)
+
+
+def _numbered(shapes):
+  """Returns arrays whose numbers all differ; much quicker than random ones."""
+  return {name: np.full(shape, i, np.int64) if name.endswith('tracked')
+          else (np.arange(np.prod(shape, dtype=int)) + i).astype(
+              np.float32).reshape(shape)
+          for i, (name, shape) in enumerate(shapes.items(), 1)}
+
+
+@pytest.mark.parametrize('file, layout, name, build', VIDEO_LAYOUTS)
+def test_round_trip_of_video_networks_is_bit_equal(file, layout, name, build):
+  weights = _numbered(seeded.shapes(file))
+  model = models.get_model(name, **build)
+  variables = convert.from_torch(model, weights, model.image_shape)
+  back = convert.to_torch(model, variables, layout)
+  assert back.keys() == weights.keys()
+  if layout in ('r3d', 'mars'):
+    assert list(back) == list(weights)
+  for key, array in weights.items():
+    assert back[key].dtype == array.dtype
+    wanted = np.zeros_like(array) if key.endswith('tracked') else array
+    np.testing.assert_array_equal(back[key], wanted, err_msg=key)
+
+
+def test_result_is_like_the_file_that_it_came_from():
+  weights = _numbered(seeded.shapes('slow_r50_slowfast'))
+  weights = {f'module.{name}': weights[name] for name in sorted(weights)}
+  del weights['module.s1.pathway0_stem.bn.num_batches_tracked']
+  model = models.get_model('slow_r50')
+  variables = convert.from_torch(model, weights, model.image_shape)
+  like = convert.to_torch(model, variables, 'slowfast', like=weights)
+  assert list(like) == list(weights)
+  for key, array in weights.items():
+    assert like[key].dtype == array.dtype
+    np.testing.assert_array_equal(like[key], array, err_msg=key)
+  with pytest.raises(ValueError, match='torchvision is of weights of ResNet,'):
+    convert.to_torch(model, variables, 'torchvision')
 
 
 # --- A slim network, of which every detail can be changed --------------------

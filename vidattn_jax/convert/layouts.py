@@ -15,23 +15,48 @@ _COMMON = (
     (r'\.(kernel|scale)$', '.weight'),
     (r'\.mean$', '.running_mean'),
     (r'\.var$', '.running_var'),
-    (r'^backbone\.', ''),
+    (r'^(backbone|neck)\.', ''),
     (r'\.block(\d+)\.', r'.\1.'),
+    *units.RULES,
 )
 _TORCHVISION = (
-    *_COMMON, *units.RULES,
+    *_COMMON,
     (r'\.downsample_conv\.', '.downsample.0.'),
     (r'\.downsample_bn\.', '.downsample.1.'),
     (r'^head', 'fc'),
 )
 _TSN = (*_TORCHVISION, (r'^(?!fc)', 'base_model.'), (r'^fc', 'new_fc'))
 _MMACTION2 = (
-    *_COMMON, *units.RULES,
+    *_COMMON,
     (r'^(?!head)', 'backbone.'),
     (r'\.conv(\d)\.', r'.conv\1.conv.'),
     (r'\.bn(\d)\.', r'.conv\1.bn.'),
     (r'\.downsample_(conv|bn)\.', r'.downsample.\1.'),
     (r'^head', 'cls_head.fc_cls'),
+)
+_PYTORCHVIDEO = (
+    *_COMMON,
+    (r'^conv1\.', 'blocks.0.conv.'),
+    (r'^bn1\.', 'blocks.0.norm.'),
+    *((rf'^(layer\d\.\d+)\.{ours}{number}\.', rf'\1.branch2.{name}_{letter}.')
+      for number, letter in enumerate('abc', 1)
+      for ours, name in (('conv', 'conv'), ('bn', 'norm'))),
+    (r'\.downsample_conv\.', '.branch1_conv.'),
+    (r'\.downsample_bn\.', '.branch1_norm.'),
+    (r'^layer(\d)\.', r'blocks.\1.res_blocks.'),
+    (r'^head', 'blocks.5.proj'),
+)
+_SLOWFAST = (
+    *_COMMON,
+    (r'^(conv|bn)1\.', r's1.pathway0_stem.\1.'),
+    *((rf'^(layer\d\.\d+)\.{ours}{number}\.', rf'\1.branch2.{letter}{name}.')
+      for number, letter in enumerate('abc', 1)
+      for ours, name in (('conv', ''), ('bn', '_bn'))),
+    (r'\.downsample_conv\.', '.branch1.'),
+    (r'\.downsample_bn\.', '.branch1_bn.'),
+    *((rf'^layer{stage}\.', f's{stage + 1}.pathway0_res')
+      for stage in range(1, 5)),
+    (r'^head', 'head.projection'),
 )
 
 
@@ -41,22 +66,31 @@ class Layout:
 
   Attributes:
     rules: rewrites of a path: (pattern, replacement).
+    backbone: class of the backbone whose weights have it.
     prefix: what the published files put before every name.
     net: the first convolution of a shifted block is called `conv1.net`.
+    counters: the published files count the batches of every BatchNorm.
   """
   rules: tuple[tuple[str, str], ...]
+  backbone: str
   prefix: str = ''
   net: bool = False
+  counters: bool = True
 
 
 LAYOUTS = {
     # Image classification.
-    'torchvision': Layout(_TORCHVISION),
+    'torchvision': Layout(_TORCHVISION, 'ResNet'),
     # The authors of TSM; of Attention in Attention, who shift elsewhere.
-    'tsn': Layout(_TSN, 'module.'),
-    'tsm': Layout(_TSN, 'module.', net=True),
-    'aia': Layout(_TSN, 'module.'),
-    'mmaction2': Layout(_MMACTION2, net=True),
+    'tsn': Layout(_TSN, 'ResNet', 'module.'),
+    'tsm': Layout(_TSN, 'ResNet', 'module.', net=True),
+    'aia': Layout(_TSN, 'ResNet', 'module.'),
+    'mmaction2': Layout(_MMACTION2, 'ResNet', net=True),
+    # The authors of 3D-ResNets; of MARS.
+    'r3d': Layout(_TORCHVISION, 'ResNet3D', 'module.', counters=False),
+    'mars': Layout(_TORCHVISION, 'ResNet3D', 'module.'),
+    'pytorchvideo': Layout(_PYTORCHVIDEO, 'ResNet3D'),
+    'slowfast': Layout(_SLOWFAST, 'ResNet3D'),
 }
 
 # Axes of a published weight in the order of ours.

@@ -14,6 +14,8 @@ from vidattn_jax.convert import layouts
 
 _COLLECTIONS = ('params', 'batch_stats')
 _COUNTER = 'num_batches_tracked'
+# Leaves of a layer in the order in which published files have them.
+_LEAVES = ('kernel', 'scale', 'bias', 'mean', 'var')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,38 +66,51 @@ def from_torch(model: nn.Module, state_dict: dict, image_shape) -> dict:
     ValueError: the layout is unknown, or a name is unused or missing, or a
       shape differs, or a weight is not finite; each is named.
   """
-  shapes, shifted = _describe(model, image_shape)
-  converted, report = _convert(shapes, shifted, state_dict)
+  description = _describe(model, image_shape)
+  converted, report = _convert(description, state_dict)
   if report.unused or report.fresh:
     raise ValueError(
         'The weights do not fit the model. ' + str(report) + '\nBuild the '
         'model with the attention, depth and classes of the weights, or start '
         'from the file with --config.init_from, which keeps what fits.')
-  _check_shapes(shapes, converted)
+  _check_shapes(description.shapes, converted)
   return _unflatten(converted)
 
 
-def to_torch(model: nn.Module, variables: dict, layout: str) -> dict:
+def to_torch(model: nn.Module, variables: dict, layout: str,
+             like: dict | None = None) -> dict:
   """Turns the variables of a model into published names and axes.
 
   Args:
     model: the network.
     variables: dict of `params` and `batch_stats`.
     layout: one of `LAYOUTS`.
+    like: weights in that layout that the variables come from. If given, the
+      result has their names (with `module.` or without), their order, and
+      what they have of `num_batches_tracked`.
 
   Returns:
-    {name: float32 array}, with `num_batches_tracked` 0.
+    {name: float32 array}, with `num_batches_tracked` 0 if the published files
+    have it.
 
   Raises:
-    ValueError: there is no such layout.
+    ValueError: there is no such layout, or it is that of another network.
   """
   names.check_name('layout', layout, layouts.LAYOUTS)
   table = layouts.LAYOUTS[layout]
-  shifted = _describe(model, model.image_shape)[1] if table.net else ()
+  description = _describe(model, model.image_shape)
+  if table.backbone != description.backbone:
+    fitting = [name for name, other in layouts.LAYOUTS.items()
+               if other.backbone == description.backbone]
+    raise ValueError(
+        f'The layout {layout} is of weights of {table.backbone}, the model is '
+        f'a {description.backbone}; choose {" or ".join(fitting)}.')
   state_dict = {}
-  for path, array in _flatten(variables).items():
+  for path, array in sorted(_flatten(variables).items(),
+                            key=lambda item: description.place(item[0])):
     name = layouts.torch_name(_below(path), table)
-    if _below(path).removesuffix('/conv1/kernel') in shifted:
+    shifted = _below(path).removesuffix('/conv1/kernel') in description.shifted
+    if table.net and shifted:
       name = name.removesuffix('.weight') + '.net.weight'
     if not model.dropout:
       name = name.replace('new_fc.', 'base_model.fc.')
@@ -103,10 +118,20 @@ def to_torch(model: nn.Module, variables: dict, layout: str) -> dict:
     name = table.prefix + name
     state_dict[name] = np.ascontiguousarray(
         np.asarray(array, np.float32).transpose(inverse))
-    if name.endswith('.running_var'):
+    if table.counters and name.endswith('.running_var'):
       counter = name.removesuffix('running_var') + _COUNTER
       state_dict[counter] = np.zeros((), np.int64)
-  return state_dict
+  return state_dict if like is None else _named_like(like, state_dict)
+
+
+def _named_like(like, state_dict):
+  """Returns the weights under the names, and in the order, of `like`."""
+  ours = {layouts.plain_name(name): array
+          for name, array in state_dict.items()}
+  return {name: np.asarray(array) if name.endswith(_COUNTER)
+          else ours[layouts.plain_name(name)]
+          for name, array in like.items()
+          if name.endswith(_COUNTER) or layouts.plain_name(name) in ours}
 
 
 def load_into(model: nn.Module, fresh: dict, path) -> tuple[dict, Report]:
@@ -124,8 +149,8 @@ def load_into(model: nn.Module, fresh: dict, path) -> tuple[dict, Report]:
     ValueError: the file cannot be used, or nothing in it fits, or a shape
       other than the head's differs, or a weight is not finite.
   """
-  shapes, shifted = _describe(model, model.image_shape)
-  converted, found = _convert(shapes, shifted, files.load_file(path))
+  converted, found = _convert(_describe(model, model.image_shape),
+                              files.load_file(path))
   merged, report = merge(fresh, _unflatten(converted))
   return merged, dataclasses.replace(report, unused=found.unused,
                                      layout=found.layout)
@@ -169,46 +194,79 @@ def merge(fresh: dict, weights: dict) -> tuple[dict, Report]:
           ours, key=lambda p: (not _is_head(p), p)) if path not in taken})
 
 
+@dataclasses.dataclass(frozen=True)
+class _Description:
+  """What converting needs to know of a model.
+
+  Attributes:
+    shapes: {path of the leaf: its shape and type}.
+    order: paths of the modules, in the order in which they are called.
+    shifted: paths of the blocks that shift.
+    backbone: name of the backbone's class.
+  """
+  shapes: dict[str, jax.ShapeDtypeStruct]
+  order: dict[str, int]
+  shifted: frozenset[str]
+  backbone: str
+
+  def place(self, path):
+    """Returns the key that sorts leaves as published files do."""
+    module, _, leaf = _below(path).rpartition('/')
+    return (self.order.get(module, len(self.order)),
+            _LEAVES.index(leaf) if leaf in _LEAVES else -1)
+
+
 def _describe(model, image_shape):
-  """Returns ({path: shape}, paths of the shifted blocks), without running."""
-  shifted = set()
+  """Describes a model without running it."""
+  modules = {}
 
   def note(call, args, kwargs, context):
-    module = context.module
-    if isinstance(module, resnet.Block) and module.shift:
-      shifted.add('/'.join(module.path))
+    modules.setdefault('/'.join(context.module.path), context.module)
     return call(*args, **kwargs)
 
   video = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
   with nn.intercept_methods(note):
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
-  return _flatten(variables), shifted
+  return _Description(
+      _flatten(variables), {path: i for i, path in enumerate(modules)},
+      frozenset(path for path, module in modules.items()
+                if isinstance(module, resnet.Block) and module.shift),
+      type(modules.get('backbone')).__name__)
 
 
-def _convert(shapes, shifted, state_dict):
+def _convert(description, state_dict):
   """Returns ({path: array}, report) of all that has a place by its name."""
+  shapes = description.shapes
   given = {layouts.plain_name(name): name for name in state_dict
            if not name.endswith(_COUNTER)}
   tables = {
       layout: {layouts.torch_name(_below(path), table): path
                for path in shapes}
       for layout, table in layouts.LAYOUTS.items()}
-  layout = max(tables, key=lambda layout: (
-      len(given.keys() & tables[layout].keys()),
-      layouts.LAYOUTS[layout].net == _has_net(state_dict)))
+
+  def likeness(layout):
+    table = layouts.LAYOUTS[layout]
+    return (len(given.keys() & tables[layout].keys()),
+            table.net == _has_net(state_dict),
+            table.backbone == description.backbone,
+            table.counters == (len(given) < len(state_dict)))
+
+  layout = max(tables, key=likeness)
   table = tables[layout]
   if not given.keys() & table.keys():
     raise ValueError(
         'The names of the weights follow no known layout: '
         f'{", ".join(list(state_dict)[:3])}. Known are '
         f'{", ".join(layouts.LAYOUTS)}.')
-  _check_shift(state_dict, table, shifted)
+  _check_shift(state_dict, table, description.shifted)
   converted = {}
   for plain, name in given.items():
     if plain in table:
       array = np.asarray(state_dict[name])
       path = table[plain]
-      axes = layouts.axes(path, len(shapes[path].shape))
+      if len(shapes[path].shape) == 1:
+        array = array.squeeze()  # Old files have rows, [1, C].
+      axes = layouts.axes(path, array.ndim)
       if array.ndim == len(axes):
         array = array.transpose(axes)
       converted[path] = np.ascontiguousarray(array, np.float32)
@@ -250,8 +308,8 @@ def _check_shapes(expected, given):
         _listed(f'{len(lines)} shapes differ:', lines) + '\n'
         + ('Build the model with num_classes of the weights, or start from '
            'them with --config.init_from, which replaces the head.' if heads
-           else 'Build the model with the width, depth, modality and crop '
-           'size of the weights.'))
+           else 'Build the model with the width, depth, modality, clip length '
+           'and crop size of the weights.'))
 
 
 def _check_finite(arrays):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from vidattn_jax import attention as attention_units
 from vidattn_jax import names
 from vidattn_jax.backbones import resnet
+from vidattn_jax.backbones import resnet3d
 from vidattn_jax.models import recognizer
 
 
@@ -31,13 +32,40 @@ class _Network:
   fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def _resnet(depth, shift):
+  return _Network(resnet.ResNet, {'depth': depth, 'shift': shift})
+
+
+def _resnet3d(depth, groups=1, **defaults):
+  return _Network(
+      resnet3d.ResNet3D, {'depth': depth, 'groups': groups, 'slow': False},
+      {'num_frames': 16, 'crop_size': 112, 'dropout': 0.0, **defaults},
+      fixed=_3D)
+
+
+def _slow(depth):
+  return _Network(
+      resnet3d.ResNet3D,
+      {'depth': depth, 'groups': 1, 'slow': True, 'shortcut': 'B'}, fixed=_3D)
+
+
+# A clip is classified once; flow has its two components.
+_3D = {'consensus': 'clip', 'flow_channels': 2}
 _NETWORKS = {
-    'tsn_r18': _Network(resnet.ResNet, {'depth': 18, 'shift': False}),
-    'tsn_r50': _Network(resnet.ResNet, {'depth': 50, 'shift': False}),
-    'tsn_r101': _Network(resnet.ResNet, {'depth': 101, 'shift': False}),
-    'tsm_r18': _Network(resnet.ResNet, {'depth': 18, 'shift': True}),
-    'tsm_r50': _Network(resnet.ResNet, {'depth': 50, 'shift': True}),
-    'tsm_r101': _Network(resnet.ResNet, {'depth': 101, 'shift': True}),
+    'tsn_r18': _resnet(18, shift=False),
+    'tsn_r50': _resnet(50, shift=False),
+    'tsn_r101': _resnet(101, shift=False),
+    'tsm_r18': _resnet(18, shift=True),
+    'tsm_r50': _resnet(50, shift=True),
+    'tsm_r101': _resnet(101, shift=True),
+    'r3d_18': _resnet3d(18, shortcut='A'),
+    'r3d_34': _resnet3d(34, shortcut='A'),
+    'r3d_50': _resnet3d(50),
+    'r3d_101': _resnet3d(101),
+    'r3d_152': _resnet3d(152),
+    'resnext3d_101': _resnet3d(101, groups=32),
+    'slow_r50': _slow(50),
+    'slow_r101': _slow(101),
 }
 # Every name that `get_model` knows.
 MODELS = tuple(_NETWORKS)

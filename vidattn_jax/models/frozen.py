@@ -20,12 +20,14 @@ def frozen_statistics(freeze: tuple[str, ...] = (), partial_bn: bool = False):
   Returns:
     Context manager, for the call of the modules that hold the layers.
   """
+  met = []
 
   def is_frozen(path):
-    name = '/'.join(path)
-    backbone = path[0] == 'backbone' and 'attention' not in path
-    return is_below(name, freeze) or (
-        partial_bn and backbone and name != 'backbone/bn1')
+    inside = path[0] == 'backbone' and 'attention' not in path
+    if inside:
+      met.append(path)
+    return is_below('/'.join(path), freeze) or (
+        partial_bn and inside and path != met[0])
 
   def interceptor(call, args, kwargs, context):
     if isinstance(context.module, nn.BatchNorm) and (
