@@ -117,3 +117,71 @@ def test_slow_pathway(data_dir):
     _check(stage.mean((2, 3, 4)), golden, f'mean_blocks_{i}')
     _check(stage[:, :8, :, -2:, -2:], golden, f'corner_blocks_{i}')
   _check(outputs['logits'], golden, 'logits')
+
+
+@_SLOW
+def test_c3d(data_dir):
+  golden = _golden(data_dir, 'c3d_seed0')
+  x = _channels_last(seeded.clip((1, 3, 16, 112, 112)))
+  pools = [f'backbone/pool{i}' for i in range(1, 5)] + ['neck/pool5']
+  linear = ['backbone/conv5b/conv', 'neck/fc6', 'neck/fc7']
+  outputs, seen = _run(models.get_model('c3d', num_classes=101),
+                       _state_dict('c3d_ucf101'), x, (*pools, *linear))
+  for path in pools:
+    _check_summary(seen[path], golden, path.rpartition('/')[2])
+  for path, name in zip(linear, ('conv5b', 'fc6', 'fc7')):
+    _check_summary(seen[path], golden, name)
+  np.testing.assert_array_equal(
+      outputs['stages'][-1], np.maximum(seen['backbone/conv5b/conv'], 0))
+  _check(outputs['logits'], golden, 'logits')
+
+
+@_SLOW
+def test_p3d(data_dir):
+  golden = _golden(data_dir, 'p3d199_seed0')
+  x = _channels_last(seeded.clip((1, 3, 16, 160, 160)))
+  outputs, seen = _run(models.get_model('p3d_199'),
+                       _state_dict('p3d199_kinetics400'), x,
+                       ('backbone/maxpool', 'neck'))
+  _check_summary(seen['backbone/maxpool'], golden, 'maxpool')
+  for i, stage in enumerate(outputs['stages'], 1):
+    _check_summary(stage[:, 0] if i == 4 else stage, golden, f'layer{i}')
+  _check_summary(seen['neck'][:, None, None], golden, 'avgpool')
+  _check(outputs['logits'], golden, 'logits')
+
+
+# Key of the reference, model, layout of its weights, channels of the input.
+INCEPTION = [
+    ('bninception_224', 'tsn_bninception', 'bninception', 'rgb'),
+    pytest.param('bninception_flow_224', 'tsn_bninception', 'bninception',
+                 'flow', marks=_SLOW),
+    ('bninception_se_224', 'tsn_se_bninception', 'se_bninception', 'rgb')]
+_POOLS = ('pool1', 'pool2')
+_MODULES = tuple(f'inception_{name}' for name in (
+    '3a', '3b', '3c', '4a', '4b', '4c', '4d', '4e', '5a', '5b'))
+
+
+@pytest.mark.parametrize('key, name, layout, modality', INCEPTION)
+def test_bn_inception(data_dir, key, name, layout, modality):
+  golden = _golden(data_dir, key)
+  weights = _state_dict(layout, golden['norm_gain'])
+  if modality == 'flow':
+    first = 'conv1_7x7_s2.weight'
+    weights[first] = weights[first].mean(1, keepdims=True).repeat(10, 1)
+  # Every image is a clip of one frame.
+  x = _channels_last(_input(golden))[:, None]
+  outputs, seen = _run(
+      models.get_model(name, num_classes=1000, modality=modality), weights, x,
+      tuple(f'backbone/{part}' for part in (*_POOLS, *_MODULES)) + ('neck',))
+  for part in (*_POOLS, *_MODULES):
+    ours = np.moveaxis(np.asarray(seen[f'backbone/{part}'])[:, 0], -1, 1)
+    _check(ours.mean((2, 3)), golden, f'mean_{part}')
+    if f'corner_{part}' in golden:
+      _check(ours[:, :8, -4:, -4:], golden, f'corner_{part}')
+  for stage, part in zip(outputs['stages'][1:], ('3b', '4d', '5b')):
+    np.testing.assert_array_equal(stage, seen[f'backbone/inception_{part}'])
+  if 'features' in golden:
+    _check(np.moveaxis(np.asarray(outputs['stages'][-1][:, 0]), -1, 1), golden,
+           'features')
+  _check(seen['neck'][:, 0], golden, 'pooled')
+  _check(outputs['logits'], golden, 'logits')

@@ -77,6 +77,38 @@ class AveragePool(nn.Module):
     return nn.avg_pool(x, self.window, self.strides, self.padding)
 
 
+class ConvBlock(nn.Module):
+  """Convolution with bias, BatchNorm, ReLU, attention unit.
+
+  Attributes:
+    width: channels of the result.
+    kernel: lengths of the kernel, over the last axes before the channels.
+    stride: stride along all of them.
+    normalized: whether there is a BatchNorm.
+    attention: makes the attention unit, or None.
+    dtype: type of the computation.
+  """
+  width: int
+  kernel: tuple[int, ...]
+  stride: int = 1
+  normalized: bool = True
+  attention: Callable[..., nn.Module] | None = None
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns [N, t, h, w, C'] from [N, T, H, W, C]."""
+    x = conv(self.width, self.kernel, (self.stride,) * len(self.kernel),
+             centered(self.kernel), use_bias=True, dtype=self.dtype,
+             name='conv')(x)
+    if self.normalized:
+      x = norm(dtype=self.dtype, name='bn')(x, use_running_average=not train)
+    x = nn.relu(x)
+    if self.attention is not None:
+      x = self.attention(dtype=self.dtype, name='attention')(x, train)
+    return x
+
+
 def attended(attention: Callable[..., nn.Module] | None,
              stages: tuple[int, ...], blocks: tuple[int, ...] | None,
              stage: int, block: int, depth: int):
@@ -95,22 +127,22 @@ def attended(attention: Callable[..., nn.Module] | None,
   return attention if chosen and stage in stages else None
 
 
-def check_placement(width: float, position: str, positions: tuple[str, ...],
-                    stages: tuple[int, ...], num_stages: int):
+def check_placement(width: float, stages: tuple[int, ...], num_stages: int,
+                    position: str = '', positions: tuple[str, ...] = ('',)):
   """Checks what places the units in a backbone.
 
   Args:
     width: multiplier of widths.
-    position: where in a block the unit stands.
-    positions: what it may be.
     stages: stages with units.
     num_stages: how many there are.
+    position: where in a block the unit stands.
+    positions: what it may be.
 
   Raises:
     ValueError: one of them is not what it may be; it is named.
   """
-  names.check_name('position', position, positions)
   for stage in stages:
     names.check_name('stage', stage, tuple(range(1, num_stages + 1)))
+  names.check_name('position', position, positions)
   if width <= 0:
     raise ValueError(f'width is {width}; it must be above 0.')

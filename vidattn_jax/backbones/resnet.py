@@ -173,8 +173,8 @@ class ResNet(nn.Module):
     """
     names.check_name('depth', self.depth, DEPTHS)
     names.check_name('placement', self.placement, PLACEMENTS)
-    layers.check_placement(self.width, self.position, POSITIONS, self.stages,
-                           len(DEPTHS[self.depth]))
+    layers.check_placement(self.width, self.stages, len(DEPTHS[self.depth]),
+                           self.position, POSITIONS)
     base = layers.widened(64, self.width)
     x = layers.conv(base, (7, 7), (2, 2), layers.centered((7, 7)),
                     dtype=self.dtype, name='conv1')(x.astype(self.dtype))

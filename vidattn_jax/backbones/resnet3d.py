@@ -72,8 +72,8 @@ class ResNet3D(nn.Module):
     names.check_name('depth', self.depth, DEPTHS)
     names.check_name('shortcut', self.shortcut, SHORTCUTS)
     depths = DEPTHS[self.depth]
-    layers.check_placement(self.width, self.position, resnet.POSITIONS,
-                           self.stages, len(depths))
+    layers.check_placement(self.width, self.stages, len(depths),
+                           self.position, resnet.POSITIONS)
     stem = (1 if self.slow else 7, 7, 7)
     x = layers.conv(
         layers.widened(64, self.width), stem, (1, 2, 2), layers.centered(stem),

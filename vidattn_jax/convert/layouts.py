@@ -58,6 +58,25 @@ _SLOWFAST = (
       for stage in range(1, 5)),
     (r'^head', 'head.projection'),
 )
+_C3D = (*_COMMON, (r'\.conv\.', '.'), (r'^head', 'fc8'))
+# Numbers in a sequence that counts pools and ReLUs, too.
+_C3D_NUMBERS = {
+    'conv1': 'features.0', 'conv2': 'features.3', 'conv3a': 'features.6',
+    'conv3b': 'features.8', 'conv4a': 'features.11', 'conv4b': 'features.13',
+    'conv5a': 'features.16', 'conv5b': 'features.18', 'fc6': 'classifier.0',
+    'fc7': 'classifier.3', 'fc8': 'classifier.6'}
+_C3D_SEQUENCE = (*_C3D, *((rf'^{name}\.', f'{number}.')
+                          for name, number in _C3D_NUMBERS.items()))
+_P3D = (*_TORCHVISION, (r'^conv1\.', 'conv1_custom.'))
+_INCEPTION = (
+    *_COMMON,
+    (r'^(inception_\w\w)\.(?=\w*(3x3|1x1|pool_proj|se_))', r'\1_'),
+    (r'^(\w+)\.conv\.', r'\1.'),
+    (r'^(\w+)\.bn\.', r'\1_bn.'),
+)
+_BNINCEPTION = (*_INCEPTION, (r'^head', 'last_linear'))
+_TSN_BNINCEPTION = (*_INCEPTION, (r'^(?!head)', 'base_model.'),
+                    (r'^head', 'new_fc'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +110,13 @@ LAYOUTS = {
     'mars': Layout(_TORCHVISION, 'ResNet3D', 'module.'),
     'pytorchvideo': Layout(_PYTORCHVIDEO, 'ResNet3D'),
     'slowfast': Layout(_SLOWFAST, 'ResNet3D'),
+    # By the names of the layers, and as a numbered sequence.
+    'c3d': Layout(_C3D, 'C3D'),
+    'c3d_sports1m': Layout(_C3D_SEQUENCE, 'C3D'),
+    'p3d': Layout(_P3D, 'P3D', counters=False),
+    # With and without gates; the authors of TSN.
+    'bninception': Layout(_BNINCEPTION, 'BNInception'),
+    'tsn_bninception': Layout(_TSN_BNINCEPTION, 'BNInception'),
 }
 
 # Axes of a published weight in the order of ours.

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from vidattn_jax import attention as attention_units
 from vidattn_jax import names
+from vidattn_jax.backbones import bn_inception
+from vidattn_jax.backbones import c3d
+from vidattn_jax.backbones import p3d
 from vidattn_jax.backbones import resnet
 from vidattn_jax.backbones import resnet3d
 from vidattn_jax.models import recognizer
@@ -24,12 +27,19 @@ class _Network:
     defaults: fields of backbone and recognizer that it suggests.
     num_stages: stages of the backbone.
     fixed: fields of the recognizer that the name decides.
+    neck: class of the neck, if it is not a mean; it has fields that the
+      network has, too.
   """
   backbone: type[nn.Module]
   decided: dict[str, Any]
   defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
   num_stages: int = 4
   fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
+  neck: type[nn.Module] | None = None
+
+
+# A clip is classified once; flow has its two components.
+_3D = {'consensus': 'clip', 'flow_channels': 2}
 
 
 def _resnet(depth, shift):
@@ -49,8 +59,6 @@ def _slow(depth):
       {'depth': depth, 'groups': 1, 'slow': True, 'shortcut': 'B'}, fixed=_3D)
 
 
-# A clip is classified once; flow has its two components.
-_3D = {'consensus': 'clip', 'flow_channels': 2}
 _NETWORKS = {
     'tsn_r18': _resnet(18, shift=False),
     'tsn_r50': _resnet(50, shift=False),
@@ -66,6 +74,13 @@ _NETWORKS = {
     'resnext3d_101': _resnet3d(101, groups=32),
     'slow_r50': _slow(50),
     'slow_r101': _slow(101),
+    'c3d': _Network(c3d.C3D, {}, {'num_frames': 16, 'crop_size': 112},
+                    num_stages=5, fixed={**_3D, 'tied': (0, 1, 2)},
+                    neck=c3d.FullyConnected),
+    'p3d_199': _Network(p3d.P3D, {}, {'num_frames': 16, 'crop_size': 160},
+                        fixed=_3D),
+    'tsn_bninception': _Network(bn_inception.BNInception, {'se': False}),
+    'tsn_se_bninception': _Network(bn_inception.BNInception, {'se': True}),
 }
 # Every name that `get_model` knows.
 MODELS = tuple(_NETWORKS)
@@ -103,7 +118,8 @@ def get_model(name: str, **overrides) -> nn.Module:
   for override in overrides:
     names.check_name(f'override of {name}', override,
                      [*inner, *outer, 'attention_options'])
-  values = {'num_classes': 400, **network.defaults, **overrides}
+  values = {'num_classes': 400, **network.fixed, **network.defaults,
+            **overrides}
   if isinstance(values.get('crop_size'), int):
     values['crop_size'] = (values['crop_size'],) * 2
   if 'dtype' in values:
@@ -114,9 +130,13 @@ def get_model(name: str, **overrides) -> nn.Module:
   backbone = functools.partial(
       network.backbone, **network.decided,
       **{k: v for k, v in values.items() if k in inner})
+  if network.neck:
+    shared = {f.name for f in dataclasses.fields(network.neck)}
+    values['neck'] = functools.partial(
+        network.neck, **{k: v for k, v in values.items() if k in shared})
+  kept = {*outer, *network.fixed, 'neck', 'tied'}
   return recognizer.Recognizer(
-      backbone, **network.fixed,
-      **{k: v for k, v in values.items() if k in outer or k == 'tied'})
+      backbone, **{k: v for k, v in values.items() if k in kept})
 
 
 def _place_attention(network, values):
@@ -132,7 +152,8 @@ def _place_attention(network, values):
         del values[key]
     return
   values['attention'] = attention_units.get_attention(unit, **options)
-  values['tied'] = attention_units.TIED.get(unit, ())
+  values['tied'] = tuple(sorted({*values.get('tied', ()),
+                                 *attention_units.TIED.get(unit, ())}))
   if values.get('position') is None:
     values['position'] = attention_units.POSITIONS[unit]
   if values.get('stages') is None:

@@ -35,7 +35,8 @@ class Recognizer(nn.Module):
     neck: makes what turns the last stage into features, [N, T, H, W, C] to
       [N, T, D] or [N, D]; None for the mean that `consensus` asks for.
     dropout: share of features zeroed before the classifier.
-    tied: axes of `image_shape` that the attention units' weights fix.
+    tied: axes of `image_shape` that the weights of attention units or of a
+      neck fix.
     freeze: prefixes of parameters whose BatchNorm keeps its statistics.
     partial_bn: so does all BatchNorm of the backbone but the first and that
       of attention units.
@@ -89,9 +90,9 @@ class Recognizer(nn.Module):
     if self.is_initializing() and any(
         video.shape[1 + axis] != self.image_shape[axis] for axis in self.tied):
       raise ValueError(
-          f'The video has the shape {video.shape}, but the attention unit is '
-          f'made for clips of {self.image_shape[:3]} (frames, height, width); '
-          'set num_frames and crop_size to those of the video.')
+          f'The video has the shape {video.shape}, but weights of the network '
+          f'are made for clips of {self.image_shape[:3]} (frames, height, '
+          'width); set num_frames and crop_size to those of the video.')
     with frozen.frozen_statistics(self.freeze, self.partial_bn):
       stages = self.backbone(name='backbone')(video, train)
     by_frame = self.consensus == 'frames'
