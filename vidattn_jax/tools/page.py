@@ -26,15 +26,17 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
   flex-wrap: wrap; gap: .4rem 1rem; align-items: center; }
 .control input { flex: 1; min-width: 12rem; }
 :focus-visible { outline: 3px solid #0b57d0; outline-offset: 2px; }
-.panels { display: flex; flex-wrap: wrap; gap: 1.2rem; }
+.panels { display: flex; flex-wrap: wrap; gap: 1.2rem; align-items: start; }
 figure { margin: 0; } figcaption { font-size: .85rem; max-width: 20rem; }
 .view { display: flex; gap: .4rem; }
 .window { overflow: hidden; flex: none; }
 .window img { display: block; max-width: none;
   transform: translateX(calc(var(--frame, 0) * -100% / var(--frames))); }
 .strip { overflow-x: auto; } .strip img { display: block; }
-table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .15rem .7rem .15rem 0; text-align: left; }
+table { border-collapse: collapse; font-size: .85rem; }
+caption { font-weight: bold; } thead th, tbody th { font-weight: normal; }
+caption, th, td { padding: .1rem .7rem .1rem 0; text-align: left; }
+thead { border-bottom: 1px solid #bbb; }
 td { font-variant-numeric: tabular-nums; }
 '''
 
@@ -85,12 +87,12 @@ def page(clip: pictures.Clip, rows: Sequence[pictures.Row], colormap: str,
       _view(frames, 'The frame without a map', ''),
       '</figure></div>']
   for row in rows:
-    parts += [f'<section><h2>{_text(row.title)}</h2>', _table(
-        'Likeliest classes', ('class', 'probability'),
-        [(name, f'{share:.1%}') for name, share in row.top]),
-        '<div class="panels">',
+    parts += [
+        f'<section><h2>{_text(row.title)}</h2><div class="panels">',
         *(_figure(panel, frames, colormap, labels) for panel in row.panels),
-        '</div>', _weights(row, labels), '</section>']
+        _table('Likeliest classes', ('class', 'probability'),
+               [(name, f'{share:.1%}') for name, share in row.top]),
+        _weights(row, labels), '</div></section>']
   parts += [
       '<section><h2>All frames</h2><div class="strip" tabindex="0" '
       'role="region" aria-label="All frames, scrolls sideways">',

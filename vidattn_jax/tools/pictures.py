@@ -23,7 +23,7 @@ _INK, _PAPER, _BAND, _BAR = '#1a1a1a', '#ffffff', '#e8ecf1', '#31688e'
 # colour bar with its numbers; gaps; lines of text.
 _STRIP, _MOVIE = 112, 160
 _HEIGHTS = {'weight': 64, 'channels': 48}
-_LABEL, _SCALE, _GAP, _LINE = 250, 84, 6, 15
+_LABEL, _SCALE, _GAP, _LINE = 250, 96, 6, 15
 # Frames in a strip; of a longer clip, some are left out.
 _MOST = 16
 _FRAMES_PER_SECOND = 4
@@ -272,7 +272,7 @@ def movie(path, clip: Clip, rows: Sequence[Row], colormap: str):
     colormap: Matplotlib's name of the colour map.
   """
   frames = resize(clip.frames, _MOVIE)
-  width = frames.shape[2] + _SCALE
+  width = _GAP + frames.shape[2] + _GAP + _SCALE
   tiles = [((_wrap(clip.name, width - 2 * _GAP, _font(12, True)), 9), frames,
             None)]
   for row in rows:
@@ -290,10 +290,10 @@ def movie(path, clip: Clip, rows: Sequence[Row], colormap: str):
   size = [n + n % 2 for n in (columns * width, 20 + lines * height)]
   base = Image.new('RGB', size, _PAPER)
   draw = ImageDraw.Draw(base)
-  places = [(i % columns * width, 20 + i // columns * height)
+  places = [(_GAP + i % columns * width, 20 + i // columns * height)
             for i in range(len(tiles))]
   for (x, y), (label, drawn, scale) in zip(places, tiles, strict=True):
-    _write(draw, (x + _GAP, y), *label)
+    _write(draw, (x, y), *label)
     if scale:
       base.paste(scale, (x + drawn.shape[2] + _GAP, y + head))
   with av.open(os.fspath(path), 'w', options={'movflags': 'faststart'}) as out:
