@@ -17,8 +17,11 @@ import seeded
 
 from vidattn_jax import attention
 from vidattn_jax.attention import aia
+from vidattn_jax.attention import gates
+from vidattn_jax.backbones import layers
 from vidattn_jax.convert import layouts
 from vidattn_jax.ops import planes
+from vidattn_jax.ops import resizing
 
 TOLERANCE = 2e-5
 SPELLED = {'C': 'C', 'ST': 'ST', 'CinST': 'CinST', 'STinC': 'STinC',
@@ -179,14 +182,15 @@ def _swap_pools(monkeypatch):
 
 def _drop_norm(monkeypatch):
   class Identity(nn.Module):
-    momentum: float = 0.0
-    epsilon: float = 0.0
+    momentum: float = 0.9
+    epsilon: float = 1e-5
     dtype: object = None
 
     def __call__(self, x, use_running_average):
       return x
 
   monkeypatch.setattr(nn, 'BatchNorm', Identity)
+  monkeypatch.setattr(layers, 'norm', Identity)
 
 
 def _sum_gates(monkeypatch):
@@ -201,20 +205,62 @@ def _gate_what_is_gated(monkeypatch):
   last = []
 
   def mutant(x, gates):
-    last.append(apply(last[-1] if last else x, gates))
-    return last[-1]
+    z = last.pop() if last else x
+    y = apply(z, gates)
+    if z is x:
+      last.append(y)
+    return y
 
   monkeypatch.setattr(planes, 'apply_gates', mutant)
+
+
+def _do_nothing(monkeypatch):
+  monkeypatch.setattr(gates, 'apply_gate', lambda unit, x, gate: x)
+
+
+def _drop_relu(monkeypatch):
+  monkeypatch.setattr(nn, 'relu', lambda x: x)
+
+
+def _pool_each_frame(monkeypatch):
+  # Means over height and width; of these, the first frame's.
+  monkeypatch.setattr(gates, '_mean', lambda x: x.mean((2, 3))[:, 0])
+
+
+def _stride_time(monkeypatch):
+  conv = nn.Conv
+  monkeypatch.setattr(nn, 'Conv', lambda features, size, stride, *args, **kw:
+                      conv(features, size, (2, *stride[1:]), *args, **kw))
+  monkeypatch.setattr(
+      resizing, 'upsample_nearest', lambda x, sizes: jnp.repeat(
+          jnp.repeat(jnp.repeat(x, 8 // x.shape[1], 1),
+                     -(-sizes[2] // x.shape[2]), 2)[:, :, :sizes[2]],
+          -(-sizes[3] // x.shape[3]), 3)[:, :, :, :sizes[3]])
+
+
+def _upsample_smoothly(monkeypatch):
+  monkeypatch.setattr(
+      resizing, 'upsample_nearest', lambda x, sizes: jax.image.resize(
+          x, (*x.shape[:2], *sizes.values(), x.shape[4]), 'linear'))
 
 
 @pytest.mark.parametrize('mutate, name', [
     (_swap_pools, 'C'), (_swap_pools, 'ST'), (_drop_norm, 'C'),
     (_drop_norm, 'STinC'), (_sum_gates, 'ST'), (_gate_what_is_gated, 'CinST'),
-    (_gate_what_is_gated, 'STinC')])
+    (_gate_what_is_gated, 'STinC'),
+    *((_do_nothing, name) for name in COMPARED), (_swap_pools, 'CBAM3D177'),
+    (_drop_norm, 'GE3D-DW133'), (_drop_norm, 'CBAM3D377'),
+    (_drop_relu, 'SE3D'), (_drop_relu, 'GE3D-DW133'),
+    (_drop_relu, 'CBAM3D377'), (_pool_each_frame, 'SE3D'),
+    (_pool_each_frame, 'GE3D-G'), (_pool_each_frame, 'S3D-G'),
+    (_pool_each_frame, 'CBAM3D177'), (_stride_time, 'GE3D-DW333'),
+    (_upsample_smoothly, 'GE3D-DW133')])
 def test_a_mutant_of_the_code_is_caught(golden, monkeypatch, mutate, name):
-  assert _error(golden, name, 'a') < TOLERANCE
+  assert max(_error(golden, name, case) for case in CASES) < TOLERANCE
   mutate(monkeypatch)
-  assert _error(golden, name, 'a') > 10 * TOLERANCE
+  # The narrow case leaves one number between two layers, which may pass a
+  # ReLU unharmed.
+  assert max(_error(golden, name, case) for case in CASES) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize('gate', 'CTHW')
@@ -227,6 +273,21 @@ def test_a_wrong_kernel_axis_is_caught(golden, gate, change):
   params = {g: leaf if g != gate else
             {**leaf, 'conv': {'kernel': change(leaf['conv']['kernel'])}}
             for g, leaf in variables['params'].items()}
+  error = _error(golden, name, 'a', {**variables, 'params': params})
+  assert error > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize('name, kernel', [
+    ('CBAM3D377', ('spatial', 'conv')), ('GE3D-DW333', ('depthwise2',))])
+@pytest.mark.parametrize('change', [
+    lambda k: k.swapaxes(1, 2), lambda k: k[::-1], lambda k: k[:, ::-1],
+    lambda k: k[:, :, ::-1]])
+def test_a_wrong_axis_in_a_compared_unit_is_caught(golden, name, kernel,
+                                                   change):
+  _, variables = _unit(name)
+  params = traverse_util.flatten_dict(variables['params'])
+  params[(*kernel, 'kernel')] = change(params[(*kernel, 'kernel')])
+  params = traverse_util.unflatten_dict(params)
   error = _error(golden, name, 'a', {**variables, 'params': params})
   assert error > 10 * TOLERANCE
 

@@ -4,20 +4,21 @@ import functools
 import math
 import re
 
+from flax import linen as nn
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import seeded
-import small
 
 from vidattn_jax import attention
 from vidattn_jax import models
 from vidattn_jax.attention import gates
+from vidattn_jax.attention import sta
+from vidattn_jax.backbones import layers
 from vidattn_jax.convert import layouts
 from vidattn_jax.ops import resizing
-from vidattn_jax.training import optim
 
 TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 2e-4
 BLOCK = 'backbone/layer1/block0/attention/'
@@ -134,6 +135,52 @@ def test_all_of_the_reference_is_checked(golden):
 def test_values_and_gradients_equal_the_reference(golden, case):
   for name, error in _errors(golden, case).items():
     assert error < 1, name
+
+
+# --- What must not pass -------------------------------------------------------
+
+
+def _do_nothing(monkeypatch):
+  apply = gates.apply_gate
+  monkeypatch.setattr(gates, 'apply_gate', lambda unit, x, gate: apply(
+      unit, x, gate) * 0 + x)
+
+
+def _drop_relu(monkeypatch):
+  monkeypatch.setattr(nn, 'relu', lambda x: x)
+
+
+def _flip_taps(monkeypatch):
+  transposed = nn.ConvTranspose
+  monkeypatch.setattr(nn, 'ConvTranspose', lambda *args, **kwargs: transposed(
+      *args, **{**kwargs, 'transpose_kernel': False}))
+
+
+def _swap_height_and_width(monkeypatch):
+  contract = sta._contract
+  monkeypatch.setattr(sta, '_contract', lambda lhs, *args, **kwargs: contract(
+      lhs.swapaxes(2, 3), *args, **kwargs))
+
+
+def _pool_by_maximum(monkeypatch):
+  monkeypatch.setattr(layers.GlobalAveragePool, '__call__',
+                      lambda self, x, train=False: x.max(self.axes))
+
+
+def _error_of_the_output(golden, case):
+  return max(_errors(golden, case)[name] for name in ('weights', 'y_sample'))
+
+
+@pytest.mark.parametrize('mutate, cases', [
+    (_do_nothing, ('sta_{}', 'ta_{}', 'sa_{}', 'se_{}_r4')),
+    (_drop_relu, ('sta_{}', 'sta_{}_deconv0', 'se_{}_r4', 'stc_{}_r4')),
+    (_flip_taps, ('sta_{}', 'sta_{}_s2', 'ta_{}', 'sa_{}')),
+    (_swap_height_and_width, ('sta_{}', 'ta_{}', 'sa_{}')),
+    (_pool_by_maximum, ('se_{}_r4', 'stc_{}_r4'))])
+def test_a_mutant_of_the_code_is_caught(golden, monkeypatch, mutate, cases):
+  mutate(monkeypatch)
+  for case in cases:
+    assert _error_of_the_output(golden, case.format('c16_l2_h7_w7')) > 10, case
 
 
 # --- Options ------------------------------------------------------------------
@@ -295,73 +342,3 @@ def test_computes_in_bfloat16(name):
   assert y.dtype == jnp.bfloat16
   error = seeded.difference(y.astype(jnp.float32), unit.apply(variables, x))
   assert 1e-5 < error < 2e-2
-
-
-# --- Near identity ------------------------------------------------------------
-
-
-@pytest.mark.parametrize('name', attention.ATTENTION)
-def test_a_faded_unit_starts_as_nothing(name):
-  x = _clip((2, 16, 3, 6, 6))
-  plain = attention.get_attention(name)()
-  unit = attention.get_attention(name, near_identity=True)()
-  variables = _seed(plain, x)
-  params = variables.get('params', {})
-  shapes = jax.eval_shape(unit.init, jax.random.key(0), x)['params']
-  assert traverse_util.flatten_dict(shapes).keys() == (
-      traverse_util.flatten_dict(params).keys() | {('alpha',)})
-
-  def apply(alpha):
-    return unit.apply({**variables, 'params': {**params, 'alpha': alpha}}, x,
-                      mutable=['intermediates'])
-
-  y, sown = apply(jnp.zeros(()))
-  np.testing.assert_array_equal(y, x)
-  wanted, gates_of_plain = plain.apply(variables, x,
-                                       mutable=['intermediates'])
-  jax.tree.map(np.testing.assert_array_equal, sown, gates_of_plain)
-  y, _ = apply(jnp.full((), 0.25))
-  np.testing.assert_allclose(y, 0.75 * x + 0.25 * wanted, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize('name', ['ST', 'GE3D-DW133', 'STA'])
-def test_a_network_takes_in_a_faded_unit_unharmed(name):
-  build = {'width': 1 / 16, 'num_classes': 3, 'num_frames': 2,
-           'crop_size': 36, 'dropout': 0.0}
-  shape = (2, 2, 36, 36, 3)
-  plain = models.get_model('tsn_r18', **build)
-  model = models.get_model('tsn_r18', attention=name, stages=(4,), **build,
-                           attention_options={'near_identity': True})
-  x = jnp.asarray(seeded.clip(shape))
-  variables = seeded.variables(model, shape)
-  params = traverse_util.flatten_dict(variables['params'], sep='/')
-  alphas = {path for path in params if path.endswith('/alpha')}
-  assert len(alphas) == 2
-  params.update(dict.fromkeys(alphas, jnp.zeros(())))
-  params = traverse_util.unflatten_dict(params, sep='/')
-  variables = {**variables, 'params': params}
-  wanted = plain.apply(seeded.variables(plain, shape), x)['logits']
-  np.testing.assert_array_equal(model.apply(variables, x)['logits'], wanted)
-
-  # One step: only then the unit's own weights have a gradient.
-  def loss(params):
-    outputs, _ = model.apply({**variables, 'params': params}, x, train=True,
-                             mutable=['batch_stats'])
-    return (outputs['logits'] ** 2).sum()
-
-  grad = jax.jit(jax.grad(loss))
-  optimizer = optim.make_optimizer(params, small.config())
-  updates, _ = optimizer.update(grad(params), optimizer.init(params), params)
-  stepped = jax.tree.map(lambda p, u: p - 0.1 * u, params, updates)
-  moved = traverse_util.flatten_dict(stepped, sep='/')
-  assert all(np.abs(moved[path]) > 1e-6 for path in alphas)
-  for path, g in traverse_util.flatten_dict(grad(stepped), sep='/').items():
-    assert '/attention/' not in path or np.abs(g).max() > 0, path
-
-
-def test_what_fades_a_unit_in_does_not_decay():
-  params = {'backbone': {'attention': {
-      'alpha': jnp.zeros(()), 'conv1': {'kernel': jnp.zeros((2, 2)),
-                                        'bias': jnp.zeros(2)}}}}
-  assert optim.parameter_groups(params) == {'backbone': {'attention': {
-      'alpha': 'norm', 'conv1': {'kernel': 'weight', 'bias': 'bias'}}}}
