@@ -211,19 +211,21 @@ def test_gates_become_maps_channels_and_weights():
       'eft1/W': gate['eft1/W'][0].mean(-1)[:, :, None],
       'full': gate['full'][0].mean(-1),
       'frames': gate['frames'][0, :, 0, 0, 0],
-      'channels': np.tile(gate['channels'][0, :, 0, 0], (t, 1)),
-      'both': gate['both'][0, :, 0, 0],
+      'channels, channels': np.tile(gate['channels'][0, :, 0, 0], (t, 1)),
+      'both': gate['both'][0, :, 0, 0].mean(-1),
+      'both, channels': gate['both'][0, :, 0, 0],
       'place': np.tile(gate['place'][0, ..., 0], (t, 1, 1))}
   assert len(found) == len(want)
   for name, values in want.items():
     panel = found[f'layer4/block1 gate {name}']
     np.testing.assert_allclose(panel.values, values, rtol=1e-6)
     assert ('the same in all frames' in panel.notes) == (
-        name in ('eft1/T', 'channels', 'place'))
+        name in ('eft1/T', 'channels, channels', 'place'))
     assert any('mean of 6' in note for note in panel.notes) == (
-        name in ('eft1/T', 'eft1/H', 'eft1/W', 'full'))
+        name in ('eft1/T', 'eft1/H', 'eft1/W', 'full', 'both'))
   assert found['layer4/block1 gate frames'].kind == 'weight'
-  assert found['layer4/block1 gate both'].kind == 'channels'
+  assert found['layer4/block1 gate both'].kind == 'weight'
+  assert found['layer4/block1 gate both, channels'].kind == 'channels'
   assert found['layer4/block1 gate eft1/H'].kind == 'map'
 
 
@@ -324,15 +326,16 @@ def row():
 
 def test_maps_lie_upright_over_frames(row):
   frames = np.full((3, 40, 60, 3), 100, np.uint8)
+  frames[:, -1], frames[:, :, -1] = 140, 180
   drawn = pictures.cells(row.panels[0], frames, 'jet').astype(int)
   table = np.rint(255 * np.asarray(matplotlib.colormaps['jet']([0, 255])))
-  cold, hot = (table[:, :3] + 100) / 2
+  cold, hot = table[:, :3]
   corners = {0: (0, 0), 1: (0, -1), 2: (-1, 0)}
   for t, (y, x) in corners.items():
     for v in (0, -1):
       for u in (0, -1):
-        want = hot if (v, u) == (y, x) else cold
-        assert np.abs(drawn[t, v, u] - want).max() <= 1, (t, v, u)
+        want = (hot if (v, u) == (y, x) else cold) + frames[t, v, u]
+        assert np.abs(drawn[t, v, u] - want / 2).max() <= 1, (t, v, u)
 
 
 def test_a_constant_map_has_one_middle_colour():
@@ -560,6 +563,21 @@ def test_map_is_that_of_the_clip(stored):
   assert f'explained is {row.top[1][0]}' in other.title
 
 
+def test_time_steps_of_a_3d_stage_are_told():
+  frames = np.zeros((4, 6, 8, 3), np.uint8)
+  cam = seeded.clip((1, 2, 3, 4)) ** 2
+  explainer = explain.Explainer(
+      'net', 'a 3D network', ('a', 'b'), {},
+      lambda *_: ({'logits': np.asarray([[1.0, 2.0]]), 'gates': {}}, cam),
+      '', 1)
+  clip = pictures.Clip('x', frames, (0, 1, 2, 3))
+  [panel] = explain.explain(explainer, clip).panels
+  assert panel.notes[1:] == ('2 time steps, interpolated',)
+  largest = float(panel.notes[0].split()[-1])
+  np.testing.assert_allclose(panel.values * largest,
+                             _enlarge(cam, (4, 6, 8))[0], rtol=1e-2)
+
+
 def test_command_compares_networks(stored, tmp_path, capsys):
   net, video = stored
   twin = tmp_path / 'twin'
@@ -585,15 +603,21 @@ def test_networks_that_see_other_pixels_are_not_compared(stored):
   other = dataclasses.replace(one, name='other', pixels={
       **one.pixels, 'num_frames': 2})
 
+  darker = dataclasses.replace(one, name='darker', pixels={
+      **one.pixels, 'resize': 70})
+
   def look(explainer):
     count = explainer.pixels['num_frames']
-    return pictures.Clip('x', np.zeros((count, 5, 6, 3), np.uint8),
+    level = 3 if explainer is darker else 5
+    return pictures.Clip('x', np.full((count, 5, 6, 3), level, np.uint8),
                          tuple(range(count)))
 
   assert explain.same_clip([one, one], look).indices == (0, 1, 2)
   with pytest.raises(ValueError, match=r'net sees 3 frames of 5x6.*and other '
                      '2 frames'):
     explain.same_clip([one, other], look)
+  with pytest.raises(ValueError, match='do not see the same pixels'):
+    explain.same_clip([one, darker], look)
 
 
 @pytest.mark.parametrize('arguments,sentence', [

@@ -37,7 +37,8 @@ class Explainer:
     pixels: the pixel recipe of the checkpoint, for one clip and one crop.
     run: function of frames, uint8 [1, T, H, W, C], class, negative for the
       predicted, and stage, None for the last; returns the network's outputs
-      and the class's map, float32 [1, T, H, W].
+      and the class's map, float32 [1, t, h, w], as
+      `gradcam.outputs_and_map` does.
     frame_template: file names in folders of frames.
     first_frame: number of the first frame there.
   """
@@ -160,13 +161,9 @@ def explain(explainer: Explainer, clip: pictures.Clip,
   explained = explainer.classes[index]
   count = len(clip.frames)
 
-  largest = float(cam.max())
   where = 'last stage' if stage is None else f'stage {stage}'
-  drawn = [panels.make_panel(
-      f'Grad-CAM of {explained}, {where}',
-      gradcam.normalize(cam)[0], count, scale=(0.0, 1.0), notes=(
-          f'divided by the largest, {largest:.3g}' if largest > 0 else
-          'nothing speaks for the class',))]
+  drawn = [_cam_panel(f'Grad-CAM of {explained}, {where}', cam,
+                      clip.frames.shape[:3])]
   drawn += panels.output_panels(outputs, index, explained, count)
   drawn += panels.gate_panels(outputs['gates'], blocks, count)
   best = explainer.classes[order[0]]
@@ -178,6 +175,17 @@ def explain(explainer: Explainer, clip: pictures.Clip,
       explainer.name, title,
       tuple((explainer.classes[k], float(shares[k])) for k in order[:_TOP]),
       tuple(drawn))
+
+
+def _cam_panel(name, cam, shape):
+  steps, cam = cam.shape[1], gradcam.enlarge(cam, shape)
+  largest = float(cam.max())
+  notes = [f'divided by the largest, {largest:.3g}' if largest > 0 else
+           'nothing speaks for the class']
+  if steps != shape[0]:
+    notes.append(f'{steps} time steps, interpolated')
+  return panels.make_panel(name, gradcam.normalize(cam)[0], shape[0],
+                           scale=(0.0, 1.0), notes=notes)
 
 
 def write(out, clip: pictures.Clip, rows: Sequence[pictures.Row],

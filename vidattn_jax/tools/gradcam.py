@@ -29,7 +29,8 @@ def grad_cam(model: nn.Module, variables, video, class_index,
 
   Returns:
     float32 [N, T, H, W] in [0, 1]: each clip's largest value is 1, unless
-    nothing speaks for the class; then all are 0.
+    nothing speaks for the class; then all are 0. It is interpolated linearly
+    from the stage's size, in space and, with a 3D backbone, in time.
 
   Raises:
     ValueError: the network has no such stage or class.
@@ -39,7 +40,12 @@ def grad_cam(model: nn.Module, variables, video, class_index,
                      f'has {model.num_classes}, counted from 0.')
   _, cam = jax.jit(functools.partial(outputs_and_map, model, stage=stage))(
       variables, video, class_index)
-  return normalize(cam)
+  return normalize(enlarge(cam, video.shape[1:4]))
+
+
+def enlarge(cam, shape: tuple[int, int, int]) -> jax.Array:
+  """Interpolates maps [N, t, h, w] linearly to `shape`, (T, H, W)."""
+  return jax.image.resize(cam, (len(cam), *shape), 'linear', antialias=False)
 
 
 def normalize(cam) -> jax.Array:
@@ -52,10 +58,9 @@ def outputs_and_map(model: nn.Module, variables, video, class_index,
                     stage: int | None = None):
   """Runs a network forth and back, for its outputs and a class's map.
 
-  In each frame, the gradient of the clip's logit with respect to the stage's
+  At each time, the gradient of the clip's logit with respect to the stage's
   output, averaged over the places, weighs the channels; their sum, where it
-  is positive, is the map. It is enlarged bilinearly to the frame's size and,
-  if the stage has fewer time steps than the clip frames, linearly in time.
+  is positive, is the map.
 
   Args:
     model: see `grad_cam`.
@@ -65,7 +70,8 @@ def outputs_and_map(model: nn.Module, variables, video, class_index,
     stage: see `grad_cam`.
 
   Returns:
-    (What `apply` returns with `capture`, float32 [N, T, H, W], 0 or more.)
+    (What `apply` returns with `capture`; float32 [N, t, h, w], 0 or more, of
+    the stage's size.)
 
   Raises:
     ValueError: the network has no such stage.
@@ -94,9 +100,7 @@ def outputs_and_map(model: nn.Module, variables, video, class_index,
 
   gradient, outputs = jax.grad(logit, has_aux=True)(features)
   weights = gradient.astype(jnp.float32).mean((2, 3), keepdims=True)
-  cam = jax.nn.relu((weights * features).sum(-1))
-  return outputs, jax.image.resize(cam, video.shape[:4], 'linear',
-                                   antialias=False)
+  return outputs, jax.nn.relu((weights * features).sum(-1))
 
 
 def _cut(program, output):

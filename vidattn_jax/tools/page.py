@@ -96,7 +96,7 @@ def page(clip: pictures.Clip, rows: Sequence[pictures.Row], colormap: str,
   parts += [
       '<section><h2>All frames</h2><div class="strip" tabindex="0" '
       'role="region" aria-label="All frames, scrolls sideways">',
-      _image(strip, 'PNG', 'Frames side by side, and below them each panel '
+      _image(strip, 'JPEG', 'Frames side by side, and below them each panel '
              'named above, with its scale'),
       '</div></section></main>']
   return (

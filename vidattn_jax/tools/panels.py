@@ -144,9 +144,9 @@ def gate_panels(gates: Mapping, blocks: Sequence[str] | None,
                 num_frames: int) -> list[Panel]:
   """Makes panels of the gates of attention units.
 
-  A gate over height or width becomes a map, its mean over the channels; one
-  over channels alone becomes weights of channels; one over time alone,
-  weights of frames.
+  A gate over height or width becomes a map, its mean over the channels.
+  Others become weights of frames, their means over the channels, and weights
+  of channels; each if there is more than one.
 
   Args:
     gates: {path of the block: {name: gate}}. A gate has the axes
@@ -168,16 +168,18 @@ def gate_panels(gates: Mapping, blocks: Sequence[str] | None,
       values = np.asarray(gate[0], np.float32)
       if values.ndim == 3:
         values = np.expand_dims(values, _AXES.index(name[-1]))
-      _, height, width, channels = values.shape
-      notes = ()
-      if height > 1 or width > 1:
-        values = values.mean(-1)
-        notes = (f'mean of {channels} channels',) if channels > 1 else ()
-      else:
-        values = values[:, 0, 0, 0 if channels == 1 else slice(None)]
-      panels.append(make_panel(
-          f'{_short(block)} gate {name}'.rstrip(), values, num_frames,
-          notes=notes))
+      label = f'{_short(block)} gate {name}'.rstrip()
+      mean, channels = values.mean(-1), values.shape[-1]
+      notes = (f'mean of {channels} channels',) if channels > 1 else ()
+      if mean[0].size > 1:
+        panels.append(make_panel(label, mean, num_frames, notes=notes))
+        continue
+      if len(mean) > 1 or channels == 1:
+        panels.append(make_panel(label, mean[:, 0, 0], num_frames,
+                                 notes=notes))
+      if channels > 1:
+        panels.append(make_panel(f'{label}, channels', values[:, 0, 0],
+                                 num_frames))
   return panels
 
 
