@@ -81,3 +81,29 @@ def difference(ours, reference) -> float:
   ours, reference = np.asarray(ours, np.float64), np.asarray(reference)
   assert ours.shape == reference.shape, (ours.shape, reference.shape)
   return float(np.abs(ours - reference).max() / np.abs(reference).max())
+
+
+def from_published(module, input_shape, state, below, layout) -> dict:
+  """Returns variables of a part of a model from published weights.
+
+  Args:
+    module: the part.
+    input_shape: of what it is called with.
+    state: {name: array} of weights in that layout.
+    below: the part's path in the model.
+    layout: one of `convert.layouts.LAYOUTS`.
+  """
+  import flax
+  import jax
+
+  from vidattn_jax.convert import layouts
+  tree = jax.eval_shape(module.init, jax.random.key(0),
+                        jax.ShapeDtypeStruct(input_shape, np.float32))
+  leaves = {}
+  for path, shape in flax.traverse_util.flatten_dict(tree, sep='/').items():
+    inside = f'{below}/{path.partition("/")[2]}'
+    name = layouts.torch_name(inside, layouts.LAYOUTS[layout])
+    value = state[name]
+    leaves[path] = value.transpose(layouts.axes(inside, value.ndim))
+    assert leaves[path].shape == shape.shape, path
+  return flax.traverse_util.unflatten_dict(leaves, sep='/')

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from vidattn_jax import attention as attention_units
 from vidattn_jax import names
+from vidattn_jax.attention import tstam
 from vidattn_jax.backbones import bn_inception
 from vidattn_jax.backbones import c3d
 from vidattn_jax.backbones import p3d
@@ -27,8 +28,9 @@ class _Network:
     defaults: fields of backbone and recognizer that it suggests.
     num_stages: stages of the backbone.
     fixed: fields of the recognizer that the name decides.
-    neck: class of the neck, if it is not a mean; it has fields that the
-      network has, too.
+    neck: class of the neck, if it is not a mean; those of its fields that
+      the network has, too, are the network's.
+    hosts: names of the networks whose backbone may take the place of this.
   """
   backbone: type[nn.Module]
   decided: dict[str, Any]
@@ -36,6 +38,7 @@ class _Network:
   num_stages: int = 4
   fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
   neck: type[nn.Module] | None = None
+  hosts: tuple[str, ...] = ()
 
 
 # A clip is classified once; flow has its two components.
@@ -82,6 +85,11 @@ _NETWORKS = {
     'tsn_bninception': _Network(bn_inception.BNInception, {'se': False}),
     'tsn_se_bninception': _Network(bn_inception.BNInception, {'se': True}),
 }
+# T-STAM sees frames one by one, as TSN does.
+_NETWORKS['tstam'] = _Network(
+    bn_inception.BNInception, {'se': True}, {'num_frames': 6, 'dropout': 0.8},
+    fixed={'consensus': 'clip'}, neck=tstam.TSTAM,
+    hosts=tuple(name for name in _NETWORKS if name.startswith('ts')))
 # Every name that `get_model` knows.
 MODELS = tuple(_NETWORKS)
 # Fields that are not for users: the network's name decides them.
@@ -100,7 +108,9 @@ def get_model(name: str, **overrides) -> nn.Module:
       `partial_bn`, `width`, `dtype`, and what the backbone takes beside; and
       `attention` (a unit in its paper's spelling, or None) with
       `attention_options`, `position`, `stages` and `blocks`. `position` and
-      `stages` are the unit's paper's unless given.
+      `stages` are the unit's paper's unless given. `tstam` takes the fields of
+      `attention.tstam.TSTAM`, too, and `backbone`, the name of a tsn_ or tsm_
+      network (tsn_se_bninception unless given).
 
   Returns:
     A Flax module: `apply(variables, video [N, T, H, W, C], train=False)`
@@ -111,13 +121,19 @@ def get_model(name: str, **overrides) -> nn.Module:
   """
   names.check_name('model', name, _NETWORKS)
   network = _NETWORKS[name]
+  if network.hosts and 'backbone' in overrides:
+    host = overrides.pop('backbone')
+    names.check_name(f'backbone of {name}', host, network.hosts)
+    network = dataclasses.replace(network, backbone=_NETWORKS[host].backbone,
+                                  decided=_NETWORKS[host].decided)
   hidden = {*_INNER, *network.decided}
-  inner, outer = (
+  inner, outer, of_neck = (
       [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
-      for cls in (network.backbone, recognizer.Recognizer))
+      if cls else [] for cls in (network.backbone, recognizer.Recognizer,
+                                 network.neck))
   for override in overrides:
     names.check_name(f'override of {name}', override,
-                     [*inner, *outer, 'attention_options'])
+                     [*inner, *outer, *of_neck, 'attention_options'])
   values = {'num_classes': 400, **network.fixed, **network.defaults,
             **overrides}
   if isinstance(values.get('crop_size'), int):
@@ -131,9 +147,10 @@ def get_model(name: str, **overrides) -> nn.Module:
       network.backbone, **network.decided,
       **{k: v for k, v in values.items() if k in inner})
   if network.neck:
-    shared = {f.name for f in dataclasses.fields(network.neck)}
+    if 'num_segments' in of_neck:
+      values.setdefault('num_segments', values['num_frames'])
     values['neck'] = functools.partial(
-        network.neck, **{k: v for k, v in values.items() if k in shared})
+        network.neck, **{k: v for k, v in values.items() if k in of_neck})
   kept = {*outer, *network.fixed, 'neck', 'tied'}
   return recognizer.Recognizer(
       backbone, **{k: v for k, v in values.items() if k in kept})

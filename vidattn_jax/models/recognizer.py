@@ -33,7 +33,8 @@ class Recognizer(nn.Module):
     consensus: 'frames', every frame is classified and the logits averaged;
       'clip', the features are averaged over time, too, and classified once.
     neck: makes what turns the last stage into features, [N, T, H, W, C] to
-      [N, T, D] or [N, D]; None for the mean that `consensus` asks for.
+      [N, T, D] or [N, D], or to a dict of `features` and of maps that the
+      network returns, too; None for the mean that `consensus` asks for.
     dropout: share of features zeroed before the classifier.
     tied: axes of `image_shape` that the weights of attention units or of a
       neck fix.
@@ -72,8 +73,9 @@ class Recognizer(nn.Module):
       capture: return what the network sees inside, too.
 
     Returns:
-      Dict of float32 `logits` [N, K] and, if frames are classified,
-      `frame_logits` [N, T, K]; with several heads both are dicts of them.
+      Dict of float32 `logits` [N, K], if frames are classified
+      `frame_logits` [N, T, K], and the maps of the neck; with several heads
+      both logits are dicts of them.
       With `capture`, `stages`: list of [N, t, h, w, C'], and (from `apply`)
       `gates`: {path of the block: {name of the gate: [N, ...]}}, over the
       axes that are not pooled away.
@@ -98,7 +100,10 @@ class Recognizer(nn.Module):
     by_frame = self.consensus == 'frames'
     neck = self.neck or functools.partial(
         layers.GlobalAveragePool, (-3, -2) if by_frame else (-4, -3, -2))
-    features = neck(name='neck')(stages[-1], train)
+    seen = neck(name='neck')(stages[-1], train)
+    if not isinstance(seen, dict):
+      seen = {'features': seen}
+    features = seen.pop('features')
     features = nn.Dropout(self.dropout, deterministic=not train,
                           name='dropout')(features)
     heads = self.num_classes
@@ -110,7 +115,8 @@ class Recognizer(nn.Module):
     kinds = {'frame_logits': scores} if by_frame else {}
     kinds['logits'] = {
         head: x.mean(1) if by_frame else x for head, x in scores.items()}
-    outputs = {kind: x if several else x[''] for kind, x in kinds.items()}
+    outputs = {**seen, **{kind: x if several else x['']
+                          for kind, x in kinds.items()}}
     if capture:
       outputs['stages'] = stages
     return outputs
