@@ -1,15 +1,7 @@
-"""Published layouts, weight files, and starting from other weights."""
+"""Published layouts, and starting from other weights."""
 
-import io
-import json
-import os
-import pickle
-import re
-import struct
-import zipfile
 
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 import seeded
@@ -50,21 +42,29 @@ VIDEO_LAYOUTS = [
                  {'num_classes': 51}, marks=_SLOW),
     pytest.param('mars_rgb_hmdb51', 'mars', 'resnext3d_101',
                  {'num_classes': 51}, marks=_SLOW),
-    ('mars_flow_hmdb51', 'mars', 'resnext3d_101',
-     {'num_classes': 51, 'modality': 'flow'}),
+    pytest.param('mars_flow_hmdb51', 'mars', 'resnext3d_101',
+                 {'num_classes': 51, 'modality': 'flow'}, marks=_SLOW),
     ('slow_r50_pytorchvideo', 'pytorchvideo', 'slow_r50', {}),
     ('slow_r50_slowfast', 'slowfast', 'slow_r50', {}),
     pytest.param('c3d_ucf101', 'c3d', 'c3d', {'num_classes': 101},
                  marks=_SLOW),
-    ('c3d_sports1m', 'c3d_sports1m', 'c3d', {'num_classes': 487}),
-    ('p3d199_kinetics400', 'p3d', 'p3d_199', {}),
+    pytest.param('c3d_sports1m', 'c3d_sports1m', 'c3d', {'num_classes': 487},
+                 marks=_SLOW),
+    pytest.param('p3d199_kinetics400', 'p3d', 'p3d_199', {},
+                 marks=_SLOW),
     pytest.param('p3d199_flow_kinetics400', 'p3d', 'p3d_199',
                  {'modality': 'flow'}, marks=_SLOW),
     ('bninception', 'bninception', 'tsn_bninception', {'num_classes': 1000}),
     ('se_bninception', 'bninception', 'tsn_se_bninception',
      {'num_classes': 1000}),
     ('bninception_flow_tsn101', 'tsn_bninception', 'tsn_bninception',
-     {'num_classes': 101, 'modality': 'flow'})]
+     {'num_classes': 101, 'modality': 'flow'}),
+    pytest.param('sta_resnext101_kinetics', 'r3d', 'resnext3d_101',
+                 {'attention': 'STA'}, marks=_SLOW),
+    *((f'baseline_tsn_r50_{unit}', 'aia', 'tsn_r50',
+       {'num_classes': 174, 'attention': unit})
+      for unit in ('SE3D', 'GE3D-G', 'GE3D-DW133', 'GE3D-DW333', 'S3D-G',
+                   'CBAM3D177', 'CBAM3D377'))]
 
 
 @pytest.mark.parametrize('file, name, unit, classes, layout', LAYOUTS)
@@ -94,12 +94,27 @@ def test_round_trip_of_video_networks_is_bit_equal(file, layout, name, build):
   variables = convert.from_torch(model, weights, model.image_shape)
   back = convert.to_torch(model, variables, layout)
   assert back.keys() == weights.keys()
-  if layout not in ('pytorchvideo', 'slowfast'):  # Shortcuts come first there.
+  # Shortcuts come first in those two, and before the units everywhere.
+  if layout not in ('pytorchvideo', 'slowfast') and 'attention' not in build:
     assert list(back) == list(weights)
   for key, array in weights.items():
     assert back[key].dtype == array.dtype
     wanted = np.zeros_like(array) if key.endswith('tracked') else array
     np.testing.assert_array_equal(back[key], wanted, err_msg=key)
+
+
+@pytest.mark.parametrize('file, layout, name, build', [
+    ('mars_flow_hmdb51', 'mars', 'resnext3d_101', {'modality': 'flow'}),
+    ('c3d_ucf101', 'c3d', 'c3d', {'crop_size': 32}),
+    ('c3d_sports1m', 'c3d_sports1m', 'c3d', {'crop_size': 32}),
+    ('p3d199_kinetics400', 'p3d', 'p3d_199', {'crop_size': 32})])
+def test_slim_networks_have_the_published_names(file, layout, name, build):
+  model = models.get_model(name, num_classes=5, width=1 / 32, **build)
+  variables = seeded.variables(model, (1, *model.image_shape))
+  weights = convert.to_torch(model, variables, layout)
+  assert list(weights) == list(seeded.shapes(file))
+  back = convert.from_torch(model, weights, model.image_shape)
+  _assert_equal(back, {'batch_stats': {}, **variables})
 
 
 def test_result_is_like_the_file_that_it_came_from():
@@ -195,6 +210,26 @@ def test_unknown_layout_is_answered_with_the_nearest(slim):
     convert.to_torch(model, variables, 'mmaction')
 
 
+@pytest.mark.parametrize('file, named', [
+    ('rc3d_c3d_thumos14', 'R-C3D'), ('stabn_r50_k174_t8', 'ST-ABN'),
+    ('stabn_branch_c24_t8_p8_k7', 'ST-ABN'),
+    ('tstam_head_c32_d16_l4_k10', 'T-STAM'), ('c3d_sports1m', 'c3d'),
+    ('p3d199_kinetics400', 'P3D'), ('bninception', 'tsn_bninception'),
+    ('slow_r50_slowfast', 'ResNet3D')])
+def test_weights_of_other_models_are_recognised(slim, file, named):
+  weights = {name: np.zeros(1) for name in seeded.shapes(file)}
+  message = _refused(slim[0], weights)
+  assert f'the weights are of {named}' in message
+  assert 'the model is a ResNet;' in message
+
+
+def test_rows_of_old_files_become_vectors(slim):
+  model, variables, weights = slim
+  old = {name: array[None] if array.ndim == 1 else array
+         for name, array in weights.items()}
+  _assert_equal(convert.from_torch(model, old, (2, 40, 40, 3)), variables)
+
+
 # --- Starting from other weights ---------------------------------------------
 
 
@@ -240,7 +275,7 @@ def test_merge_refuses_what_cannot_work(slim):
 def test_load_into_starts_from_a_file(slim, tmp_path):
   model, variables, weights = slim
   path = tmp_path / 'weights.safetensors'
-  _write_safetensors(path, {**weights, 'module.extra': np.ones(2)})
+  convert.save_file(path, {**weights, 'module.extra': np.ones(2)})
   more = model.clone(num_classes=9)
   fresh = seeded.variables(more, (1, 2, 40, 40, 3), seed=1)
   merged, report = convert.load_into(more, fresh, path)
@@ -249,157 +284,3 @@ def test_load_into_starts_from_a_file(slim, tmp_path):
   assert report.unused == ('module.extra',)
   assert report.layout == 'tsm'
   assert sorted(report.fresh) == ['params/head/bias', 'params/head/kernel']
-
-
-# --- Files -------------------------------------------------------------------
-
-
-def _write_safetensors(path, arrays):
-  types = {'float32': 'F32', 'int64': 'I64', 'float64': 'F64',
-           'bfloat16': 'BF16'}
-  header, body = {'__metadata__': {'format': 'pt'}}, b''
-  for name, array in arrays.items():
-    data = np.ascontiguousarray(array).tobytes()
-    header[name] = {'dtype': types[str(array.dtype)],
-                    'shape': list(array.shape),
-                    'data_offsets': [len(body), len(body) + len(data)]}
-    body += data
-  text = json.dumps(header).encode()
-  path.write_bytes(struct.pack('<Q', len(text)) + text + body)
-
-
-def test_reads_safetensors(tmp_path):
-  arrays = {'a': np.arange(6, dtype=np.float32).reshape(2, 3),
-            'b': np.asarray(7, np.int64),
-            'c': np.arange(4).astype(ml_dtypes.bfloat16)}
-  path = tmp_path / 'x.safetensors'
-  _write_safetensors(path, arrays)
-  loaded = convert.load_file(path)
-  assert loaded.keys() == arrays.keys()
-  for name, array in arrays.items():
-    assert loaded[name].dtype == array.dtype
-    np.testing.assert_array_equal(loaded[name], array)
-
-
-def _assert_small(loaded):
-  base = np.arange(24, dtype=np.float32).reshape(4, 6) / 8
-  wanted = {
-      'matrix': base, 'transposed': base.T, 'every_second': base[1::2, 1::2],
-      'half': base.astype(np.float16), 'double': base.astype(np.float64),
-      'bfloat16': base.astype(ml_dtypes.bfloat16),
-      'num_batches_tracked': np.asarray(7, np.int64),
-      'empty': np.zeros((0, 3), np.float32), 'flags': np.array([True, False])}
-  assert loaded.keys() == wanted.keys()
-  for name, array in wanted.items():
-    assert loaded[name].dtype == array.dtype
-    np.testing.assert_array_equal(loaded[name], array, err_msg=name)
-
-
-@pytest.mark.parametrize('name', ['small.pth', 'small_legacy.pth'])
-def test_reads_pth_without_torch(data_dir, name):
-  _assert_small(convert.load_file(data_dir / name))
-
-
-@pytest.mark.parametrize('zipped', [True, False])
-def test_reads_what_the_installed_torch_writes(tmp_path, slim, zipped):
-  torch = pytest.importorskip('torch')
-  model, variables, weights = slim
-  net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-  path = tmp_path / 'x.pth'
-  torch.save(net.state_dict(), path, _use_new_zipfile_serialization=zipped)
-  loaded = convert.load_file(path)
-  assert loaded.keys() == net.state_dict().keys()
-  for name, tensor in net.state_dict().items():
-    np.testing.assert_array_equal(loaded[name], tensor.numpy())
-  tensors = {n: torch.nn.Parameter(torch.from_numpy(w), requires_grad=False)
-             for n, w in weights.items()}
-  torch.save({'state_dict': tensors, 'epoch': 1}, path,
-             _use_new_zipfile_serialization=zipped)
-  _assert_equal(convert.from_torch(model, convert.load_file(path),
-                                   (2, 40, 40, 3)), variables)
-
-
-class _Bomb:
-  """A pickle that makes a folder when it is loaded as usual."""
-
-  def __init__(self, path):
-    self.path = str(path)
-
-  def __reduce__(self):
-    return os.mkdir, (self.path,)
-
-
-def _save(path, value, zipped):
-  """Writes what torch.save would, but of anything."""
-  if zipped:
-    with zipfile.ZipFile(path, 'w') as archive:
-      archive.writestr('archive/data.pkl', pickle.dumps(value, 2))
-      archive.writestr('archive/version', '3\n')
-    return
-  parts = (0x1950a86a20f9469cfc6c, 1001, {}, value, [])
-  path.write_bytes(b''.join(pickle.dumps(part, 2) for part in parts))
-
-
-@pytest.mark.parametrize('zipped', [True, False])
-def test_code_in_a_pth_is_refused_and_never_run(tmp_path, zipped):
-  planted = tmp_path / 'planted'
-  path = tmp_path / 'x.pth'
-  bomb = {'state_dict': {'conv1.weight': _Bomb(planted)}}
-  _save(path, bomb, zipped)
-  with pytest.raises(ValueError, match=r'asks to run (posix|nt)\.mkdir'):
-    convert.load_file(path)
-  assert not planted.exists()
-  # The bomb is live: loaded as usual, it goes off.
-  pickle.load(io.BytesIO(pickle.dumps(bomb)))
-  assert planted.exists()
-
-
-@pytest.mark.parametrize('call', ['os.system', 'builtins.eval',
-                                  'torch.load', 'torch._utils.os.system'])
-def test_names_beyond_weights_are_refused(tmp_path, call):
-  module, _, name = call.rpartition('.')
-  path = tmp_path / 'x.pth'
-  planted = tmp_path / 'planted'
-  with zipfile.ZipFile(path, 'w') as archive:
-    archive.writestr('archive/data.pkl', (
-        f"c{module}\n{name}\n(S'touch {planted}'\ntR.").encode())
-  with pytest.raises(ValueError, match=f'asks to run {re.escape(call)}'):
-    convert.load_file(path)
-  assert not planted.exists()
-
-
-def test_a_tensor_may_not_reach_beyond_its_data(tmp_path):
-  """A view out of bounds would read the memory of the process."""
-  path = tmp_path / 'x.pth'
-  for offset, shape, stride in ((0, 5, 1), (1, 4, 1), (0, 3, 2), (-1, 2, 1),
-                                (3, 2, -1), (0, -1, 1)):
-    tensor = (
-        "}S'w'\nctorch._utils\n_rebuild_tensor_v2\n("
-        "(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI4\ntQ"
-        f'I{offset}\n(I{shape}\nt(I{stride}\ntI00\n}}tRs.')
-    with zipfile.ZipFile(path, 'w') as archive:
-      archive.writestr('archive/data.pkl', tensor)
-      archive.writestr('archive/data/0', np.arange(4, dtype='<f4').tobytes())
-    with pytest.raises(ValueError, match='w lies outside the data'):
-      convert.load_file(path)
-
-
-def test_damaged_and_missing_files_are_named(tmp_path, data_dir):
-  with pytest.raises(ValueError, match='no weight file .*absent.pth'):
-    convert.load_file(tmp_path / 'absent.pth')
-  for name in ('small.pth', 'small_legacy.pth'):
-    whole = (data_dir / name).read_bytes()
-    for size in (0, 10, len(whole) // 2, len(whole) - 30):
-      path = tmp_path / f'{size}{name}'
-      path.write_bytes(whole[:size])
-      with pytest.raises(ValueError, match=re.escape(str(path))):
-        convert.load_file(path)
-  path = tmp_path / 'cut.safetensors'
-  _write_safetensors(path, {'a': np.ones(8, np.float32)})
-  path.write_bytes(path.read_bytes()[:-4])
-  with pytest.raises(ValueError, match='cut.safetensors is damaged'):
-    convert.load_file(path)
-  path = tmp_path / 'list.pth'
-  _save(path, [1, 2], zipped=True)
-  with pytest.raises(ValueError, match='holds no weights by name'):
-    convert.load_file(path)

@@ -1,6 +1,7 @@
 """Weights in and out: published PyTorch layouts, files, other trees."""
 
 from vidattn_jax.convert.files import load_file
+from vidattn_jax.convert.files import save_file
 from vidattn_jax.convert.layouts import LAYOUTS
 from vidattn_jax.convert.weights import from_torch
 from vidattn_jax.convert.weights import load_into
@@ -9,4 +10,4 @@ from vidattn_jax.convert.weights import Report
 from vidattn_jax.convert.weights import to_torch
 
 __all__ = ['LAYOUTS', 'Report', 'from_torch', 'load_file', 'load_into',
-           'merge', 'to_torch']
+           'merge', 'save_file', 'to_torch']

@@ -24,6 +24,8 @@ _SAFETENSORS_TYPES = {
     'F64': np.float64, 'F32': np.float32, 'F16': np.float16,
     'BF16': ml_dtypes.bfloat16, 'I64': np.int64, 'I32': np.int32,
     'I16': np.int16, 'I8': np.int8, 'U8': np.uint8, 'BOOL': np.bool_}
+_TYPE_NAMES = {np.dtype(dtype): name
+               for name, dtype in _SAFETENSORS_TYPES.items()}
 _STORAGE_TYPES = {
     'DoubleStorage': np.float64, 'FloatStorage': np.float32,
     'HalfStorage': np.float16, 'BFloat16Storage': ml_dtypes.bfloat16,
@@ -64,6 +66,67 @@ def load_file(path) -> dict[str, np.ndarray]:
         f'{path} is damaged or no weight file ({type(error).__name__}: '
         f'{str(error)[:80]}); fetch it again.') from error
   return _state_dict(tree, path)
+
+
+def save_file(path, state_dict: dict[str, np.ndarray]):
+  """Writes weights to a file that torch or safetensors can read.
+
+  Args:
+    path: ends in `.safetensors`, or in `.pth` or `.pt`, which take torch.
+    state_dict: {name: array}, such as `to_torch` returns.
+
+  Raises:
+    WeightFileError: the ending is another one, or torch is not installed, or
+      the type of an array is none that such files have.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in ('.safetensors', '.pth', '.pt'):
+    raise WeightFileError(f'{path} ends in {path.suffix!r}; end it in '
+                          '.safetensors, .pth or .pt.')
+  arrays = {name: np.asarray(array) for name, array in state_dict.items()}
+  for name, array in arrays.items():
+    if array.dtype not in _TYPE_NAMES:
+      raise WeightFileError(f'{name} is of the type {array.dtype}, which '
+                            'weight files do not have; make it float32.')
+  # Under another name first, so that no half file is ever taken for a whole.
+  unfinished = path.with_name(f'{path.name}.unfinished')
+  try:
+    save = (_save_safetensors if path.suffix == '.safetensors' else _save_torch)
+    save(unfinished, arrays)
+    unfinished.replace(path)
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+def _save_safetensors(path, arrays):
+  header, offset = {'__metadata__': {'format': 'pt'}}, 0
+  for name, array in arrays.items():
+    header[name] = {'dtype': _TYPE_NAMES[array.dtype],
+                    'shape': list(array.shape),
+                    'data_offsets': [offset, offset + array.nbytes]}
+    offset += array.nbytes
+  text = json.dumps(header).encode()
+  text += b' ' * (-len(text) % 8)  # The numbers begin at a multiple of 8.
+  with open(path, 'wb') as file:
+    file.write(struct.pack('<Q', len(text)) + text)
+    for array in arrays.values():
+      file.write(array.tobytes())
+
+
+def _save_torch(path, arrays):
+  try:
+    import torch  # Only here: all else goes without.
+  except ImportError as error:
+    raise WeightFileError(
+        f'Writing {path.stem} takes torch, which is not installed; install it, '
+        'or write a .safetensors file.') from error
+
+  def tensor(array):
+    if array.dtype == ml_dtypes.bfloat16:  # NumPy has no name for it.
+      return tensor(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))
+
+  torch.save({name: tensor(array) for name, array in arrays.items()}, path)
 
 
 def _state_dict(tree, path):

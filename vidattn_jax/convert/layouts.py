@@ -77,6 +77,25 @@ _INCEPTION = (
 _BNINCEPTION = (*_INCEPTION, (r'^head', 'last_linear'))
 _TSN_BNINCEPTION = (*_INCEPTION, (r'^(?!head)', 'base_model.'),
                     (r'^head', 'new_fc'))
+# T-STAM was not published; the names are ours.
+_TSTAM = (*_INCEPTION, (r'^spatial(\d+)\.', r'spatial.\1.'), (r'^head', 'fc'))
+# The published code of ST-ABN. The perception branch is its layer4.
+_ST_ABN_PARTS = {
+    'trunk': 'layer_att_common', 'trunk_bn': 'conv_att_common.0',
+    'maps_conv': 'conv_att_common.1', 'maps_bn': 'conv_att_common.2',
+    'out_conv': 'conv_att_out.0', 'out_fc': 'fc_att_out',
+    'spatial_conv': 'conv_spatial_att.0', 'spatial_bn': 'conv_spatial_att.1',
+    'temporal_conv': 'conv_temp_att1.0', 'temporal_bn': 'conv_temp_att1.1',
+    'temporal_mix': 'conv_temp_att2.0', 'temporal_fc1': 'conv_temp_att3.0',
+    'temporal_fc2': 'conv_temp_att3.2'}
+_ST_ABN = (
+    *_TORCHVISION,
+    *((rf'^branch\.{ours}\.', f'{theirs}.')
+      for ours, theirs in _ST_ABN_PARTS.items()),
+    (r'^mechanism\.conv\.', 'conv_att_mechanism.0.'),
+    (r'^mechanism\.bn\.', 'conv_att_mechanism.1.'),
+    (r'^perception\.', 'layer4.'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +108,22 @@ class Layout:
     prefix: what the published files put before every name.
     net: the first convolution of a shifted block is called `conv1.net`.
     counters: the published files count the batches of every BatchNorm.
+    rank: number of axes of the first convolution's kernel.
   """
   rules: tuple[tuple[str, str], ...]
   backbone: str
   prefix: str = ''
   net: bool = False
   counters: bool = True
+  rank: int = 4
 
+  def fits(self, backbone: str) -> bool:
+    """Tells whether a backbone takes such weights, or their inflation."""
+    return backbone in (self.backbone, _INFLATED.get(self.backbone))
+
+
+# What a 2D backbone's weights can be inflated for.
+_INFLATED = {'ResNet': 'ResNet3D'}
 
 LAYOUTS = {
     # Image classification.
@@ -106,17 +134,34 @@ LAYOUTS = {
     'aia': Layout(_TSN, 'ResNet', 'module.'),
     'mmaction2': Layout(_MMACTION2, 'ResNet', net=True),
     # The authors of 3D-ResNets; of MARS.
-    'r3d': Layout(_TORCHVISION, 'ResNet3D', 'module.', counters=False),
-    'mars': Layout(_TORCHVISION, 'ResNet3D', 'module.'),
-    'pytorchvideo': Layout(_PYTORCHVIDEO, 'ResNet3D'),
-    'slowfast': Layout(_SLOWFAST, 'ResNet3D'),
+    'r3d': Layout(_TORCHVISION, 'ResNet3D', 'module.', counters=False,
+                  rank=5),
+    'mars': Layout(_TORCHVISION, 'ResNet3D', 'module.', rank=5),
+    'pytorchvideo': Layout(_PYTORCHVIDEO, 'ResNet3D', rank=5),
+    'slowfast': Layout(_SLOWFAST, 'ResNet3D', rank=5),
     # By the names of the layers, and as a numbered sequence.
-    'c3d': Layout(_C3D, 'C3D'),
-    'c3d_sports1m': Layout(_C3D_SEQUENCE, 'C3D'),
-    'p3d': Layout(_P3D, 'P3D', counters=False),
+    'c3d': Layout(_C3D, 'C3D', rank=5),
+    'c3d_sports1m': Layout(_C3D_SEQUENCE, 'C3D', rank=5),
+    'p3d': Layout(_P3D, 'P3D', counters=False, rank=5),
     # With and without gates; the authors of TSN.
     'bninception': Layout(_BNINCEPTION, 'BNInception'),
     'tsn_bninception': Layout(_TSN_BNINCEPTION, 'BNInception'),
+    'tstam': Layout(_TSTAM, 'BNInception'),
+    'st_abn': Layout(_ST_ABN, 'ResNet3D', rank=5),
+}
+
+# How a name begins that only files of that model have.
+_SIGNATURES = {
+    'RCNN_': 'R-C3D',
+    'layer_att_common.': 'ST-ABN',
+    'temporal_score.': 'T-STAM',
+    'conv5b.': 'c3d',
+    'features.18.': 'c3d',
+    'conv1_custom.': 'p3d_199',
+    'conv1_7x7_s2.': 'tsn_bninception',
+    'base_model.conv1_7x7_s2.': 'tsn_bninception',
+    'blocks.5.proj.': 'slow_r50 or slow_r101',
+    's1.pathway0_stem.': 'slow_r50 or slow_r101',
 }
 
 # Axes of a published weight in the order of ours.
@@ -140,6 +185,12 @@ def plain_name(name: str) -> str:
   """Strips a published name of what differs between equal files."""
   name = name.removeprefix('module.').replace('.net.', '.')
   return re.sub(r'^base_model\.fc\.', 'new_fc.', name)
+
+
+def model_of(plain_names) -> str:
+  """Returns the model that weights are of, if their names tell; or ''."""
+  return next((model for start, model in _SIGNATURES.items()
+               if any(name.startswith(start) for name in plain_names)), '')
 
 
 def axes(path: str, ndim: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from vidattn_jax import names
 from vidattn_jax.backbones import resnet
 from vidattn_jax.convert import files
+from vidattn_jax.convert import inflate
 from vidattn_jax.convert import layouts
 
 _COLLECTIONS = ('params', 'batch_stats')
@@ -27,15 +28,20 @@ class Report:
     unused: names of the source that the model has no place for.
     fresh: {path in the model: why it was not taken from the source}.
     layout: the recognised layout; '' for a tree of variables.
+    adapted: {path in the model: what was done to fit it}, see `inflate`.
   """
   used: tuple[str, ...]
   unused: tuple[str, ...]
   fresh: dict[str, str]
   layout: str = ''
+  adapted: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def __str__(self):
     lines = [f'{len(self.used)} used'
              + (f' (layout {self.layout})' if self.layout else '')]
+    if self.adapted:
+      lines.append(_listed(f'{len(self.adapted)} of them adapted', [
+          f'{path} ({how})' for path, how in self.adapted.items()], limit=3))
     lines.append(_listed(f'{len(self.unused)} unused', self.unused))
     lines.append(_listed(f'{len(self.fresh)} fresh', [
         path + (f' ({why})' if why else '')
@@ -134,13 +140,18 @@ def _named_like(like, state_dict):
           if name.endswith(_COUNTER) or layouts.plain_name(name) in ours}
 
 
-def load_into(model: nn.Module, fresh: dict, path) -> tuple[dict, Report]:
+def load_into(model: nn.Module, fresh: dict, path,
+              inflation: str = 'mean') -> tuple[dict, Report]:
   """Starts a model from a weight file in a published layout.
+
+  Kernels of a 2D network become those of a 3D network with the same names,
+  those of RGB those of flow; the report says so.
 
   Args:
     model: the network.
     fresh: its initial variables; what the file lacks stays as it is there.
     path: see `load_file`.
+    inflation: how 2D kernels become 3D, see `inflate.inflate`.
 
   Returns:
     (variables, report), as `merge`.
@@ -149,11 +160,12 @@ def load_into(model: nn.Module, fresh: dict, path) -> tuple[dict, Report]:
     ValueError: the file cannot be used, or nothing in it fits, or a shape
       other than the head's differs, or a weight is not finite.
   """
-  converted, found = _convert(_describe(model, model.image_shape),
-                              files.load_file(path))
+  description = _describe(model, model.image_shape)
+  converted, found = _convert(description, files.load_file(path))
+  converted, adapted = inflate.adapt(description.shapes, converted, inflation)
   merged, report = merge(fresh, _unflatten(converted))
-  return merged, dataclasses.replace(report, unused=found.unused,
-                                     layout=found.layout)
+  return merged, dataclasses.replace(
+      report, unused=found.unused, layout=found.layout, adapted=adapted)
 
 
 def merge(fresh: dict, weights: dict) -> tuple[dict, Report]:
@@ -244,16 +256,28 @@ def _convert(description, state_dict):
                for path in shapes}
       for layout, table in layouts.LAYOUTS.items()}
 
+  counted = len(given) < len(state_dict)
+  # The first convolution's; units may have others.
+  rank = next((array.ndim for array in state_dict.values()
+               if np.ndim(array) >= 4), 0)
+
   def likeness(layout):
     table = layouts.LAYOUTS[layout]
     return (len(given.keys() & tables[layout].keys()),
-            table.net == _has_net(state_dict),
-            table.backbone == description.backbone,
-            table.counters == (len(given) < len(state_dict)))
+            table.net == _has_net(state_dict), table.rank == rank,
+            table.counters == counted)
 
   layout = max(tables, key=likeness)
   table = tables[layout]
-  if not given.keys() & table.keys():
+  fitting = given.keys() & table.keys()
+  other = layouts.model_of(given.keys() - fitting)
+  if fitting and not layouts.LAYOUTS[layout].fits(description.backbone):
+    other = other or layouts.LAYOUTS[layout].backbone
+  if other:
+    raise ValueError(
+        f'By their names and axes the weights are of {other}, the model is a '
+        f'{description.backbone}; build the model that they are of.')
+  if not fitting:
     raise ValueError(
         'The names of the weights follow no known layout: '
         f'{", ".join(list(state_dict)[:3])}. Known are '
@@ -303,13 +327,19 @@ def _check_shapes(expected, given):
            for path, array in given.items()
            if tuple(array.shape) != tuple(expected[path].shape)]
   if lines:
-    heads = all(_is_head(line.split(':')[0]) for line in lines)
+    flat = any(array.ndim + 1 == len(expected[path].shape)
+               for path, array in given.items())
+    if all(_is_head(line.split(':')[0]) for line in lines):
+      mend = ('Build the model with num_classes of the weights, or start from '
+              'them with --config.init_from, which replaces the head.')
+    else:
+      mend = ('Build the model with the width, depth, modality, clip length '
+              'and crop size of the weights'
+              + (', or start a network with their widths from them with '
+                 '--config.init_from, which inflates 2D kernels.' if flat
+                 else '.'))
     raise ValueError(
-        _listed(f'{len(lines)} shapes differ:', lines) + '\n'
-        + ('Build the model with num_classes of the weights, or start from '
-           'them with --config.init_from, which replaces the head.' if heads
-           else 'Build the model with the width, depth, modality, clip length '
-           'and crop size of the weights.'))
+        _listed(f'{len(lines)} shapes differ:', lines) + '\n' + mend)
 
 
 def _check_finite(arrays):
