@@ -101,7 +101,7 @@ def from_published(module, input_shape, state, below, layout) -> dict:
                         jax.ShapeDtypeStruct(input_shape, np.float32))
   leaves = {}
   for path, shape in flax.traverse_util.flatten_dict(tree, sep='/').items():
-    inside = f'{below}/{path.partition("/")[2]}'
+    inside = f'{below}/{path.partition("/")[2]}'.lstrip('/')
     name = layouts.torch_name(inside, layouts.LAYOUTS[layout])
     value = state[name]
     leaves[path] = value.transpose(layouts.axes(inside, value.ndim))

@@ -20,8 +20,8 @@ from vidattn_jax.backbones import resnet
 # Blocks of each stage.
 DEPTHS = {**resnet.DEPTHS, 152: (3, 8, 36, 3)}
 SHORTCUTS = ('A', 'B')
-# The first stage, from 0, in which the slow pathway convolves over time.
-_SLOW_FROM = 2
+# The first stage in which the slow pathway convolves over time.
+_SLOW_FROM = 3
 
 
 class ResNet3D(nn.Module):
@@ -41,6 +41,7 @@ class ResNet3D(nn.Module):
     position: where in a block it stands, see `resnet.Block`.
     stages: stages, of 1 to 4, that have units.
     blocks: which of their blocks have, see `layers.attended`.
+    num_stages: stages that it ends after, of four.
     dtype: type of the computation; parameters and statistics are float32.
   """
   depth: int = 50
@@ -52,6 +53,7 @@ class ResNet3D(nn.Module):
   position: str = 'bn2'
   stages: tuple[int, ...] = (1, 2, 3, 4)
   blocks: tuple[int, ...] | None = None
+  num_stages: int = 4
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -63,7 +65,7 @@ class ResNet3D(nn.Module):
       train: use, and update, the statistics of this batch.
 
     Returns:
-      List of the four stages' outputs [N, t, h, w, C'], at 1/4, 1/8, 1/16 and
+      List of the stages' outputs [N, t, h, w, C'], at 1/4, 1/8, 1/16 and
       1/32 of H and W; of T, at 1/2, 1/4, 1/8 and 1/16, or all of it if `slow`.
 
     Raises:
@@ -83,26 +85,42 @@ class ResNet3D(nn.Module):
     window = (1 if self.slow else 3, 3, 3)
     x = layers.MaxPool(window, (1 if self.slow else 2, 2, 2),
                        layers.centered(window), name='maxpool')(x)
-    bottleneck = self.depth >= resnet.BOTTLENECK_FROM
-    wider = 1 if self.groups == 1 else 2
-    base = layers.widened(64 * wider, self.width, self.groups)
     outputs = []
-    for i, depth in enumerate(depths):
-      if self.slow:
-        temporal = (3 if i >= _SLOW_FROM else 1, 1, 1)
-      else:
-        temporal = (1, 3, 1) if bottleneck else (3, 3)
-      block = functools.partial(
-          resnet.Block, base * 2 ** i, bottleneck=bottleneck,
-          temporal=temporal, groups=self.groups, expansion=4 // wider,
-          shortcut=self.shortcut, position=self.position, dtype=self.dtype)
-      blocks = []
-      for j in range(depth):
-        stride = 2 if i > 0 and j == 0 else 1
-        blocks.append(functools.partial(
-            block, stride=stride, temporal_stride=1 if self.slow else stride,
-            attention=layers.attended(self.attention, self.stages, self.blocks,
-                                      i + 1, j, depth)))
-      x = resnet.Stage(tuple(blocks), name=f'layer{i + 1}')(x, train)
+    for stage in range(1, self.num_stages + 1):
+      x = self.make_stage(stage, f'layer{stage}')(x, train)
       outputs.append(x)
     return outputs
+
+  @property
+  def base(self) -> int:
+    """Channels of the inner convolutions of the first stage."""
+    wider = 1 if self.groups == 1 else 2
+    return layers.widened(64 * wider, self.width, self.groups)
+
+  @nn.nowrap
+  def make_stage(self, stage: int, name: str) -> nn.Module:
+    """Makes a stage; a part of the module in whose call it is made.
+
+    Args:
+      stage: which, from 1.
+      name: its name there.
+    """
+    bottleneck = self.depth >= resnet.BOTTLENECK_FROM
+    if self.slow:
+      temporal = (3 if stage >= _SLOW_FROM else 1, 1, 1)
+    else:
+      temporal = (1, 3, 1) if bottleneck else (3, 3)
+    block = functools.partial(
+        resnet.Block, self.base * 2 ** (stage - 1), bottleneck=bottleneck,
+        temporal=temporal, groups=self.groups,
+        expansion=4 if self.groups == 1 else 2, shortcut=self.shortcut,
+        position=self.position, dtype=self.dtype)
+    depth = DEPTHS[self.depth][stage - 1]
+    blocks = []
+    for i in range(depth):
+      stride = 2 if stage > 1 and i == 0 else 1
+      blocks.append(functools.partial(
+          block, stride=stride, temporal_stride=1 if self.slow else stride,
+          attention=layers.attended(self.attention, self.stages, self.blocks,
+                                    stage, i, depth)))
+    return resnet.Stage(tuple(blocks), name=name)

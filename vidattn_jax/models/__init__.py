@@ -16,6 +16,7 @@ from vidattn_jax.backbones import p3d
 from vidattn_jax.backbones import resnet
 from vidattn_jax.backbones import resnet3d
 from vidattn_jax.models import recognizer
+from vidattn_jax.models import st_abn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class _Network:
     neck: class of the neck, if it is not a mean; those of its fields that
       the network has, too, are the network's.
     hosts: names of the networks whose backbone may take the place of this.
+    network: class of the whole.
   """
   backbone: type[nn.Module]
   decided: dict[str, Any]
@@ -39,6 +41,7 @@ class _Network:
   fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
   neck: type[nn.Module] | None = None
   hosts: tuple[str, ...] = ()
+  network: type[nn.Module] = recognizer.Recognizer
 
 
 # A clip is classified once; flow has its two components.
@@ -90,11 +93,15 @@ _NETWORKS['tstam'] = _Network(
     bn_inception.BNInception, {'se': True}, {'num_frames': 6, 'dropout': 0.8},
     fixed={'consensus': 'clip'}, neck=tstam.TSTAM,
     hosts=tuple(name for name in _NETWORKS if name.startswith('ts')))
+for _depth in (50, 101):
+  _NETWORKS[f'st_abn_r{_depth}'] = dataclasses.replace(
+      _slow(_depth), network=st_abn.STABN, defaults={'num_frames': 32},
+      fixed={**_3D, 'tied': (0,)})
 # Every name that `get_model` knows.
 MODELS = tuple(_NETWORKS)
 # Fields that are not for users: the network's name decides them.
 _INNER = ('parent', 'name', 'backbone', 'neck', 'consensus', 'flow_channels',
-          'tied')
+          'tied', 'num_stages')
 
 
 def get_model(name: str, **overrides) -> nn.Module:
@@ -129,7 +136,7 @@ def get_model(name: str, **overrides) -> nn.Module:
   hidden = {*_INNER, *network.decided}
   inner, outer, of_neck = (
       [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
-      if cls else [] for cls in (network.backbone, recognizer.Recognizer,
+      if cls else [] for cls in (network.backbone, network.network,
                                  network.neck))
   for override in overrides:
     names.check_name(f'override of {name}', override,
@@ -152,7 +159,7 @@ def get_model(name: str, **overrides) -> nn.Module:
     values['neck'] = functools.partial(
         network.neck, **{k: v for k, v in values.items() if k in of_neck})
   kept = {*outer, *network.fixed, 'neck', 'tied'}
-  return recognizer.Recognizer(
+  return network.network(
       backbone, **{k: v for k, v in values.items() if k in kept})
 
 

@@ -61,6 +61,20 @@ class Recognizer(nn.Module):
     channels = 3 if self.modality == 'rgb' else self.flow_channels
     return (self.num_frames, *self.crop_size, channels)
 
+  def check_video(self, video):
+    """Raises a ValueError if a video is none that the network can take."""
+    channels = self.image_shape[-1]
+    if video.ndim != 5 or video.shape[-1] != channels:
+      raise ValueError(
+          f'The video has the shape {video.shape}; the network takes (clips, '
+          f'frames, height, width, {channels}) for {self.modality}.')
+    if self.is_initializing() and any(
+        video.shape[1 + axis] != self.image_shape[axis] for axis in self.tied):
+      raise ValueError(
+          f'The video has the shape {video.shape}, but weights of the network '
+          f'are made for clips of {self.image_shape[:3]} (frames, height, '
+          'width); set num_frames and crop_size to those of the video.')
+
   @nn.compact
   def __call__(self, video: jax.Array, train: bool = False,
                capture: bool = False) -> dict:
@@ -84,17 +98,7 @@ class Recognizer(nn.Module):
       ValueError: `video` has another number of axes or channels, or, where
         weights depend on it, another size.
     """
-    channels = self.image_shape[-1]
-    if video.ndim != 5 or video.shape[-1] != channels:
-      raise ValueError(
-          f'The video has the shape {video.shape}; the network takes (clips, '
-          f'frames, height, width, {channels}) for {self.modality}.')
-    if self.is_initializing() and any(
-        video.shape[1 + axis] != self.image_shape[axis] for axis in self.tied):
-      raise ValueError(
-          f'The video has the shape {video.shape}, but weights of the network '
-          f'are made for clips of {self.image_shape[:3]} (frames, height, '
-          'width); set num_frames and crop_size to those of the video.')
+    self.check_video(video)
     with frozen.frozen_statistics(self.freeze, self.partial_bn):
       stages = self.backbone(name='backbone')(video, train)
     by_frame = self.consensus == 'frames'
