@@ -72,6 +72,13 @@ def test_a_network_takes_in_a_faded_unit_unharmed(name):
     assert '/attention/' not in path or np.abs(g).max() > 0, path
 
 
+def test_alpha_is_a_parameter_that_starts_at_zero():
+  unit = attention.get_attention('GE3D-G', near_identity=True)()
+  params = unit.init(jax.random.key(0), jnp.ones((1, 2, 3, 3, 4)))['params']
+  assert params == {'alpha': 0}
+  assert params['alpha'].dtype == jnp.float32
+
+
 def test_what_fades_a_unit_in_does_not_decay():
   params = {'backbone': {'attention': {
       'alpha': jnp.zeros(()), 'conv1': {'kernel': jnp.zeros((2, 2)),
