@@ -1,6 +1,7 @@
 """Every notebook runs, is short, and is stored without outputs."""
 
 import pathlib
+import re
 
 import nbformat
 import pytest
@@ -27,9 +28,29 @@ def test_runs(path, monkeypatch):
   notebook = nbformat.read(path, as_version=4)
   client.NotebookClient(notebook, timeout=600, resources={
       'metadata': {'path': str(_COLABS)}}).execute()
-  printed = ''.join(
-      output.get('text', '') for cell in notebook.cells
-      for output in cell.get('outputs', []))
+  outputs = [output for cell in notebook.cells
+             for output in cell.get('outputs', [])]
+  _CHECKS[path.stem](''.join(o.get('text', '') for o in outputs),
+                     sum('image/png' in o.get('data', {}) for o in outputs))
+
+
+def _check_quickstart(printed, pictures):
   first, last = (float(x) for x in
                  printed.split('loss ')[1].split('\n')[0].split(' -> '))
   assert last < 0.8 * first
+  assert pictures == 2
+
+
+def _check_attention_zoo(printed, pictures):
+  params = [float(x) for x in re.findall(r'^tsm_r18 .*?(\d+\.\d+) ', printed,
+                                         re.M)]
+  assert len(params) == 2 and 11 < params[0] <= params[1] < 11.3
+  means = [float(x) for x in re.findall(r'stage \d: mean ([\d.]+)', printed)]
+  assert len(means) == 2 and means[0] != means[1]
+  assert all(0 < mean < 1 for mean in means)
+  assert pictures == 2
+
+
+# What each notebook must have printed, and how many pictures it drew.
+_CHECKS = {'quickstart': _check_quickstart,
+           'attention_zoo': _check_attention_zoo}

@@ -94,8 +94,8 @@ def page(clip: pictures.Clip, rows: Sequence[pictures.Row], colormap: str,
                [(name, f'{share:.1%}') for name, share in row.top]),
         _weights(row, labels), '</div></section>']
   parts += [
-      '<section><h2>All frames</h2><div class="strip" tabindex="0" '
-      'role="region" aria-label="All frames, scrolls sideways">',
+      '<section><h2>Side by side</h2><div class="strip" tabindex="0" '
+      'role="region" aria-label="Frames side by side, scrolls sideways">',
       _image(strip, 'JPEG', 'Frames side by side, and below them each panel '
              'named above, with its scale'),
       '</div></section></main>']
@@ -150,9 +150,10 @@ def _weights(row, labels):
   shown = [panel for panel in row.panels if panel.kind == 'weight']
   if not shown:
     return ''
-  return _table('Weights of frames', ('frame', *(p.name for p in shown)), [
-      (label, *(f'{p.values[t]:.3g}' for p in shown))
-      for t, label in enumerate(labels)])
+  return '<details><summary>Weights as numbers</summary>' + _table(
+      'Weights of frames', ('frame', *(p.name for p in shown)), [
+          (label, *(f'{p.values[t]:.3g}' for p in shown))
+          for t, label in enumerate(labels)]) + '</details>'
 
 
 def _table(caption, head, lines):

@@ -245,8 +245,9 @@ def strip(clip: Clip, rows: Sequence[Row], colormap: str) -> Image.Image:
       part.paste(scale, (_LABEL + len(shown) * step, 0))
     return part
 
-  parts = [times(), line((_wrap(clip.name, _LABEL - 2 * _GAP, _font(12, True)),
-                          9), frames)]
+  title = _wrap(clip.name, _LABEL - 2 * _GAP, _font(12, True))
+  left_out = [f'{_MOST} of {count} frames'] if len(shown) < count else []
+  parts = [times(), line((title + left_out, len(title)), frames)]
   for row in rows:
     parts.append(band(_wrap(row.title, total - 2 * _GAP, _font(13, True)), 13,
                       _BAND))
