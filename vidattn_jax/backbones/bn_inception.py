@@ -40,7 +40,7 @@ class _Widths:
 
 
 # Modules of the stages after the first.
-_STAGES = (
+STAGES = (
     {'3a': _Widths(64, (64, 64), (64, 96), 32),
      '3b': _Widths(64, (64, 96), (64, 96), 64)},
     {'3c': _Widths(0, (128, 160), (64, 96), 0, 'max'),
@@ -151,7 +151,7 @@ class BNInception(nn.Module):
       ValueError: a field is not one of those above, or H or W is no multiple
         of 32.
     """
-    layers.check_placement(self.width, self.stages, len(_STAGES) + 1)
+    layers.check_placement(self.width, self.stages, len(STAGES) + 1)
     if x.shape[2] % _DIVISOR or x.shape[3] % _DIVISOR:
       raise ValueError(
           f'The video has the shape {x.shape}; BN-Inception takes heights and '
@@ -169,7 +169,7 @@ class BNInception(nn.Module):
     x = conv(x, 'conv2_3x3', 192, 3, attention=unit(1, 0, 1))
     outputs = [x]
     x = _halved(x, 'pool2')
-    for i, modules in enumerate(_STAGES, 2):
+    for i, modules in enumerate(STAGES, 2):
       for j, (name, widths) in enumerate(modules.items()):
         x = Inception(widths, self.width, self.se,
                       unit(i, j, len(modules)), self.dtype,
