@@ -16,7 +16,7 @@ def main(argv=None):
       prog='vidattn', description='Attention for video action recognition.')
   commands = parser.add_subparsers(required=True, metavar='COMMAND')
   for add in (_add_predict, _add_explain, _add_fuse, _add_compare,
-              _add_complexity):
+              _add_complexity, _add_convert):
     add(commands)
   arguments = parser.parse_args(argv)
   try:
@@ -319,6 +319,71 @@ def _complexity(arguments):
         label = f'{label}: total'
       rows[label] = sum(parts.values(), complexity.Complexity())
   print(complexity.table(rows, arguments.style, arguments.flops), end='')
+
+
+def _add_convert(commands):
+  parser = commands.add_parser(
+      'convert', help='turn published weights into a checkpoint, and back',
+      description='Turns a weight file in a published PyTorch layout into a '
+      'checkpoint, or a checkpoint into such a file.')
+  parser.add_argument('source', metavar='FILE|DIR',
+                      help='.pth, .pt or .safetensors; or a workdir')
+  parser.add_argument('--out', required=True, metavar='DIR|FILE')
+  parser.add_argument('--model', metavar='NAME', help='network of the weights')
+  parser.add_argument('--attention', metavar='UNIT', help='its unit')
+  parser.add_argument('--config', metavar='FILE',
+                      help='a configuration that says both')
+  _add_network_flags(parser)
+  parser.add_argument('--classes', metavar='FILE',
+                      help='class names, one a line')
+  parser.add_argument('--partial', action='store_true',
+                      help='take what fits, and leave the rest fresh')
+  parser.add_argument('--inflation', default='mean', metavar='NAME',
+                      help='how 2D kernels become 3D: mean or centre')
+  parser.add_argument('--check', action='store_true',
+                      help='run both networks and compare (takes torch)')
+  parser.add_argument('--layout', metavar='NAME',
+                      help='layout of the file that is written')
+  parser.add_argument('--which', default='best', metavar='WHICH',
+                      help='checkpoint to write: best, latest or a step')
+  parser.set_defaults(run=_convert)
+
+
+def _convert(arguments):
+  from vidattn_jax.tools import convert
+  from vidattn_jax.tools import networks
+  if os.path.isdir(arguments.source):
+    convert.to_file(arguments.source, arguments.out, arguments.layout,
+                    arguments.which)
+    return
+  from input_pipeline import transforms
+  if bool(arguments.model) == bool(arguments.config):
+    raise ValueError('Say which network the weights are of: either '
+                     '--model=NAME or --config=FILE.')
+  model_arguments = {'name': arguments.model}
+  if arguments.config:
+    model_arguments = networks.arguments_of_config(
+        networks.load_config(arguments.config), num_classes=None)
+  _, model_arguments = networks.build(
+      model_arguments, attention=arguments.attention,
+      **_network_changes(arguments))
+  classes = None
+  if arguments.classes:
+    try:
+      with open(arguments.classes, encoding='utf-8') as file:
+        classes = file.read().split('\n')
+    except OSError as error:
+      raise ValueError(f'--classes: {error}.') from error
+    classes = [line for line in map(str.strip, classes) if line]
+  model, variables, weights, found = convert.to_checkpoint(
+      arguments.source, model_arguments, arguments.out,
+      transforms.pixel_recipe, classes=classes, partial=arguments.partial,
+      inflation=arguments.inflation)
+  if arguments.check:
+    from vidattn_jax.tools import check_conversion
+    print(check_conversion.table(check_conversion.check(
+        model, variables, weights, found.layout)), end='')
+  print(f'Written to {arguments.out}.')
 
 
 if __name__ == '__main__':

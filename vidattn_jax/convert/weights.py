@@ -105,9 +105,8 @@ def to_torch(model: nn.Module, variables: dict, layout: str,
   names.check_name('layout', layout, layouts.LAYOUTS)
   table = layouts.LAYOUTS[layout]
   description = _describe(model, model.image_shape)
-  if table.backbone != description.backbone:
-    fitting = [name for name, other in layouts.LAYOUTS.items()
-               if other.backbone == description.backbone]
+  fitting = _fitting(description)
+  if layout not in fitting:
     raise ValueError(
         f'The layout {layout} is of weights of {table.backbone}, the model is '
         f'a {description.backbone}; choose {" or ".join(fitting)}.')
@@ -130,6 +129,20 @@ def to_torch(model: nn.Module, variables: dict, layout: str,
   return state_dict if like is None else _named_like(like, state_dict)
 
 
+def layouts_of(model: nn.Module) -> list[str]:
+  """Returns the layouts in which weights of a model were published.
+
+  Args:
+    model: the network.
+  """
+  return _fitting(_describe(model, model.image_shape))
+
+
+def _fitting(description):
+  return [name for name, layout in layouts.LAYOUTS.items()
+          if layout.backbone == description.backbone]
+
+
 def _named_like(like, state_dict):
   """Returns the weights under the names, and in the order, of `like`."""
   ours = {layouts.plain_name(name): array
@@ -140,9 +153,9 @@ def _named_like(like, state_dict):
           if name.endswith(_COUNTER) or layouts.plain_name(name) in ours}
 
 
-def load_into(model: nn.Module, fresh: dict, path,
+def load_into(model: nn.Module, fresh: dict, source,
               inflation: str = 'mean') -> tuple[dict, Report]:
-  """Starts a model from a weight file in a published layout.
+  """Starts a model from weights in a published layout.
 
   Kernels of a 2D network become those of a 3D network with the same names,
   those of RGB those of flow; the report says so.
@@ -150,7 +163,7 @@ def load_into(model: nn.Module, fresh: dict, path,
   Args:
     model: the network.
     fresh: its initial variables; what the file lacks stays as it is there.
-    path: see `load_file`.
+    source: a file, see `load_file`, or {name: array}.
     inflation: how 2D kernels become 3D, see `inflate.inflate`.
 
   Returns:
@@ -161,11 +174,50 @@ def load_into(model: nn.Module, fresh: dict, path,
       other than the head's differs, or a weight is not finite.
   """
   description = _describe(model, model.image_shape)
-  converted, found = _convert(description, files.load_file(path))
+  if not isinstance(source, dict):
+    source = files.load_file(source)
+  converted, found = _convert(description, source)
   converted, adapted = inflate.adapt(description.shapes, converted, inflation)
   merged, report = merge(fresh, _unflatten(converted))
   return merged, dataclasses.replace(
       report, unused=found.unused, layout=found.layout, adapted=adapted)
+
+
+def num_classes(model: nn.Module, state_dict: dict) -> int | None:
+  """Returns the number of classes that weights in a published layout are for.
+
+  Args:
+    model: the network, with any number of classes.
+    state_dict: {name: array}.
+
+  Returns:
+    The number; None if there is no classifier among the weights.
+
+  Raises:
+    ValueError: the layout is unknown, or that of another network.
+  """
+  converted, _ = _convert(_describe(model, model.image_shape), state_dict)
+  head = converted.get('params/head/bias')
+  return None if head is None else len(head)
+
+
+def swap_colours(model: nn.Module, variables: dict) -> dict:
+  """Turns weights for blue, green, red into weights for RGB, and back.
+
+  Args:
+    model: the network.
+    variables: dict of `params` and `batch_stats`.
+
+  Returns:
+    The variables, with the input channels of the first convolution reversed.
+  """
+  order = _describe(model, model.image_shape).order
+  leaves = _flatten(variables)
+  first = min((path for path, leaf in leaves.items()
+               if path.endswith('/kernel') and leaf.ndim >= 4),
+              key=lambda path: order[_module(_below(path))])
+  leaves[first] = np.ascontiguousarray(leaves[first][..., ::-1, :])
+  return _unflatten(leaves)
 
 
 def merge(fresh: dict, weights: dict) -> tuple[dict, Report]:

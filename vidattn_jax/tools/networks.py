@@ -62,8 +62,9 @@ def build(arguments: dict, **changes):
   Raises:
     ValueError: a name or a value is unknown.
   """
-  arguments = {**arguments,
-               **{k: v for k, v in changes.items() if v is not None}}
-  if arguments.get('attention') == '':
-    arguments['attention'] = None
+  arguments = {k: v for k, v in (*arguments.items(), *changes.items())
+               if v is not None}
+  if not arguments.get('attention'):
+    arguments.pop('attention', None)
+  arguments.setdefault('dtype', 'float32')
   return state.build_model(arguments), arguments
