@@ -1,6 +1,7 @@
 """The backbones for video: sizes, counts, and what tells them apart."""
 
 import functools
+import time
 
 from flax import linen as nn
 from flax import traverse_util
@@ -12,6 +13,7 @@ import seeded
 
 from vidattn_jax import models
 from vidattn_jax.backbones import bn_inception
+from vidattn_jax.backbones import c3d
 from vidattn_jax.backbones import layers
 from vidattn_jax.backbones import p3d
 from vidattn_jax.backbones import resnet
@@ -55,6 +57,16 @@ COUNTS = [
 def test_counts(name, build, params, macs):
   counts = complexity.complexity(models.get_model(name, **build))
   assert (counts.params, counts.macs) == (params, macs)
+
+
+def test_building_takes_no_time():
+  for name in models.MODELS:
+    seconds = []
+    for _ in range(3):
+      start = time.perf_counter()
+      models.get_model(name)
+      seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.1, name
 
 
 # --- Sizes -------------------------------------------------------------------
@@ -219,6 +231,23 @@ def test_gates_of_squeeze_and_excitation():
                              atol=1e-6)
 
 
+def test_linear_layers_of_c3d():
+  x = seeded.clip((2, 2, 3, 3, 4))
+  neck = c3d.FullyConnected(width=1 / 512)
+  variables = seeded.variables(neck, x.shape)
+  y = np.asarray(jax.jit(neck.apply)(variables, x))
+  # Pairs of rows and columns, of which the outer ones hang over the edges.
+  halves = (slice(0, 1), slice(1, 3))
+  rows = np.stack([x[:, :, half].max((1, 2)) for half in halves], 1)
+  pooled = np.stack([rows[:, :, half].max(2) for half in halves], 2)
+  features = pooled.transpose(0, 3, 1, 2).reshape(2, -1)  # Channels first.
+  for name in ('fc6', 'fc7'):
+    layer = variables['params'][name]
+    features = np.maximum(features @ layer['kernel'] + layer['bias'], 0)
+  assert features.max() > 0.1
+  np.testing.assert_allclose(y, features, rtol=1e-4, atol=1e-5)
+
+
 # --- Units, and statistics ---------------------------------------------------
 
 
@@ -334,6 +363,20 @@ def test_wrong_fields_are_named(name, wrong, message):
     model = models.get_model(name, **wrong)
     jax.eval_shape(model.init, jax.random.key(0),
                    jnp.zeros((1, *model.image_shape)))
+
+
+@pytest.mark.parametrize('name', ['r3d_18', 'c3d', 'tsn_se_bninception'])
+def test_half_precision_stays_inside(name):
+  model = models.get_model(name, num_classes=5, width=1 / 16, num_frames=16,
+                           crop_size=32, dtype='bfloat16')
+  video = jnp.zeros((1, *model.image_shape))
+  variables = jax.eval_shape(model.init, jax.random.key(0), video)
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {
+      jnp.dtype('float32')}
+  outputs = jax.eval_shape(functools.partial(model.apply, capture=True),
+                           variables, video)
+  assert {x.dtype for x in outputs['stages']} == {jnp.dtype('bfloat16')}
+  assert outputs['logits'].dtype == jnp.float32
 
 
 def test_flow_has_the_channels_of_its_network():

@@ -215,12 +215,24 @@ def test_unknown_layout_is_answered_with_the_nearest(slim):
     ('stabn_branch_c24_t8_p8_k7', 'ST-ABN'),
     ('tstam_head_c32_d16_l4_k10', 'T-STAM'), ('c3d_sports1m', 'c3d'),
     ('p3d199_kinetics400', 'P3D'), ('bninception', 'tsn_bninception'),
-    ('slow_r50_slowfast', 'ResNet3D')])
+    ('slow_r50_slowfast', 'ResNet3D'), ('r3d_resnet18b_kinetics', 'ResNet3D')])
 def test_weights_of_other_models_are_recognised(slim, file, named):
-  weights = {name: np.zeros(1) for name in seeded.shapes(file)}
+  weights = {name: np.zeros((1,) * len(shape))
+             for name, shape in seeded.shapes(file).items()}
   message = _refused(slim[0], weights)
   assert f'the weights are of {named}' in message
   assert 'the model is a ResNet;' in message
+
+
+def test_weights_for_another_crop_are_named_with_the_mend():
+  model = models.get_model('c3d', num_classes=5, width=1 / 32, crop_size=64)
+  variables = seeded.variables(model, (1, *model.image_shape))
+  weights = convert.to_torch(model, variables, 'c3d')
+  larger = models.get_model('c3d', num_classes=5, width=1 / 32)
+  message = _refused(larger, weights)
+  assert ('params/neck/fc6/kernel: (256, 128) in the model, (144, 128) in the '
+          'weights') in message
+  assert 'clip length and crop size of the weights.' in message
 
 
 def test_rows_of_old_files_become_vectors(slim):
