@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from vidattn_jax import names
 from vidattn_jax.ops import convolution
+from vidattn_jax.ops import pooling
 
 # He et al.'s initialisation, by the outputs, as the published codes use it.
 HE_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -57,7 +58,7 @@ class MaxPool(nn.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns [N, t, h, w, C] from [N, T, H, W, C]."""
-    return nn.max_pool(x, self.window, self.strides, self.padding)
+    return pooling.max_pool(x, self.window, self.strides, self.padding)
 
 
 class AveragePool(nn.Module):
