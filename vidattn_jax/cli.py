@@ -375,15 +375,16 @@ def _convert(arguments):
     except OSError as error:
       raise ValueError(f'--classes: {error}.') from error
     classes = [line for line in map(str.strip, classes) if line]
-  model, variables, weights, found = convert.to_checkpoint(
+  model, variables = convert.to_checkpoint(
       arguments.source, model_arguments, arguments.out,
       transforms.pixel_recipe, classes=classes, partial=arguments.partial,
       inflation=arguments.inflation)
+  print(f'Written to {arguments.out}.')
   if arguments.check:
     from vidattn_jax.tools import check_conversion
-    print(check_conversion.table(check_conversion.check(
-        model, variables, weights, found.layout)), end='')
-  print(f'Written to {arguments.out}.')
+    differences = check_conversion.check(model_arguments, model, variables)
+    print(check_conversion.table(differences), end='')
+    check_conversion.confirm(differences)
 
 
 if __name__ == '__main__':

@@ -324,7 +324,10 @@ def _convert(description, state_dict):
   fitting = given.keys() & table.keys()
   other = layouts.model_of(given.keys() - fitting)
   if fitting and not layouts.LAYOUTS[layout].fits(description.backbone):
-    other = other or layouts.LAYOUTS[layout].backbone
+    # A few names are common: what fits by accident says nothing.
+    residual = 'layer1.0.conv1.weight' in given.keys() - fitting
+    other = other or ('a residual network' if residual
+                      else layouts.LAYOUTS[layout].backbone)
   if other:
     raise ValueError(
         f'By their names and axes the weights are of {other}, the model is a '

@@ -98,8 +98,7 @@ def to_checkpoint(path, arguments: dict, out, pixel_recipe, *,
     report: function that takes a sentence.
 
   Returns:
-    (the network, its variables, the weights by their published names, the
-    `convert.Report`).
+    (the network, its variables).
 
   Raises:
     ValueError: the file cannot be used, does not fit, or `out` is taken.
@@ -142,7 +141,7 @@ def to_checkpoint(path, arguments: dict, out, pixel_recipe, *,
       'data': {'source': os.path.basename(str(path)), 'layout': found.layout,
                'bgr': pixels.bgr},
       'version': vidattn_jax.__version__})
-  return model, variables, weights, found
+  return model, variables
 
 
 def _write(out, variables, description):
