@@ -126,3 +126,27 @@ def test_command_counts_configurations_and_models(capsys):
 def test_command_answers_with_a_sentence(flags, message):
   with pytest.raises(SystemExit, match=f'ERROR: .*{message}'):
     cli.main(['complexity', *flags])
+
+
+@pytest.mark.parametrize('unit, operations, params', [
+    (None, 38_501_406_771, 47_625_715), ('STA', 38_501_898_321, 47_748_610)])
+def test_equals_table_3_of_sta_to_the_integer(unit, operations, params):
+  model = models.get_model('resnext3d_101', num_frames=64, num_classes=51,
+                           attention=unit)
+  counts = complexity.complexity(model)
+  assert counts.sta_flops == operations
+  assert counts.params == params
+  # With momentum, in units of 2^20: 364 and 365, as printed for the first.
+  assert round(counts.checkpoint_bytes / 2 ** 20) in (364, 365)
+
+
+@pytest.mark.parametrize('name, overrides, params, macs', [
+    ('r3d_18', {}, 33_235_280, 8_296_275_968),
+    ('r3d_152', {}, 118_223_440, 18_611_273_728),
+    ('resnext3d_101', {}, 48_340_816, 9_567_715_328),
+    ('c3d', {'num_classes': 101}, 78_409_573, 38_547_378_176),
+    ('p3d_199', {}, 66_492_240, 18_403_328_000)])
+def test_hosts_cost_what_the_published_networks_do(name, overrides, params,
+                                                   macs):
+  counts = complexity.complexity(models.get_model(name, **overrides))
+  assert (counts.params, counts.macs) == (params, macs)
