@@ -24,6 +24,9 @@ _FEW_TAPS = 3
 # So is any kernel with no more places to stand: weights are then larger than
 # features, and a 2D convolution spends its time on transposing them.
 _FEW_PLACES = 512
+# Frames whose kernel gradient is computed at once, and the most parts that this
+# makes.
+_FRAMES, _PIECES = 4, 8
 # Narrow groups are joined until they have so many channels.
 _BLOCK = 32
 
@@ -137,15 +140,14 @@ def _convolve_bwd(on_cpu, plain, residuals, g):
   x, kernel = residuals
 
   def to_input(form):
-    return lambda kernel, g: jax.linear_transpose(
-        lambda x: form(x, kernel), x)(g)[0]
+    return lambda x, kernel, g: jax.vjp(lambda x: form(x, kernel), x)[1](g)[0]
 
   def to_kernel(form):
-    return lambda x, g: jax.linear_transpose(
-        lambda kernel: form(x, kernel), kernel)(g)[0]
+    return lambda x, kernel, g: jax.vjp(
+        lambda kernel: form(x, kernel), kernel)[1](g)[0]
 
-  return (platform.by_platform(to_input(on_cpu), to_input(plain), kernel, g),
-          platform.by_platform(to_kernel(on_cpu), to_kernel(plain), x, g))
+  return tuple(platform.by_platform(to(on_cpu), to(plain), x, kernel, g)
+               for to in (to_input, to_kernel))
 
 
 _convolve.defvjp(_convolve_fwd, _convolve_bwd)
@@ -167,9 +169,29 @@ def _taps(x, window):
 
 def _as_dots(x, kernel, window):
   """One matrix product with all that the taps see, side by side."""
-  return jnp.dot(jnp.concatenate(_taps(x, window), axis=-1),
-                 kernel.reshape(-1, kernel.shape[-1]),
-                 precision=window.precision)
+  return _product(jnp.concatenate(_taps(x, window), axis=-1),
+                  kernel.reshape(-1, kernel.shape[-1]), window.precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(a, b, precision):
+  return jnp.dot(a, b, precision=precision)
+
+
+def _product_fwd(a, b, precision):
+  return _product(a, b, precision), (a, b)
+
+
+def _product_bwd(precision, residuals, g):
+  # Written out, as otherwise the second one is computed as its transpose, and
+  # transposing takes as long as computing.
+  a, b = residuals
+  rows, g_rows = (m.reshape(-1, m.shape[-1]) for m in (a, g))
+  return (jnp.dot(g, b.T, precision=precision),
+          jnp.dot(rows.T, g_rows, precision=precision))
+
+
+_product.defvjp(_product_fwd, _product_bwd)
 
 
 def _grouped_dots(x, kernel, window):
@@ -192,23 +214,52 @@ def _as_sums(x, kernel, window):
 def _as_frames(x, kernel, window):
   """A 2D convolution of frames, with the taps over time as channels."""
   if len(window.kernel) == 2:
-    return _convolve_frames(x, kernel, window)
+    return _convolve_frames(x[:, None], kernel, window)[:, 0]
   still = (0, 0)
   time = _Window((window.kernel[0], 1, 1), (window.strides[0], 1, 1),
                  (window.padding[0], still, still), (window.dilation[0], 1, 1),
                  1, None)
-  x = jnp.concatenate(_taps(x, time), axis=-1)
   kernel = jnp.moveaxis(kernel, 0, 2)
-  kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
-  y = _convolve_frames(x.reshape(-1, *x.shape[2:]), kernel, window)
+  return _convolve_frames(
+      jnp.concatenate(_taps(x, time), axis=-1),
+      kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1]), window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_frames(x, kernel, window):
+  """Convolves [N, T, H, W, C] with [h, w, C, D]."""
+  return _convolve_frames_plain(x, kernel, window)
+
+
+def _convolve_frames_plain(x, kernel, window):
+  y = lax.conv_general_dilated(
+      x.reshape(-1, *x.shape[2:]), kernel, window.strides[-2:],
+      window.padding[-2:], rhs_dilation=window.dilation[-2:],
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'), precision=window.precision)
   return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
-def _convolve_frames(x, kernel, window):
-  return lax.conv_general_dilated(
-      x, kernel, window.strides[-2:], window.padding[-2:],
-      rhs_dilation=window.dilation[-2:],
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'), precision=window.precision)
+def _convolve_frames_fwd(x, kernel, window):
+  return _convolve_frames(x, kernel, window), (x, kernel)
+
+
+def _convolve_frames_bwd(window, residuals, g):
+  x, kernel = residuals
+  convolve = functools.partial(_convolve_frames_plain, window=window)
+  to_x, = jax.linear_transpose(lambda x: convolve(x, kernel), x)(g)
+  # Of few frames at a time: of many, XLA's is three times as slow. By time, as
+  # the batch may be on several devices.
+  n, t = x.shape[:2]
+  step = max(_FRAMES // n, -(-t // _PIECES), 1)
+  to_kernel = sum(
+      jax.linear_transpose(
+          lambda kernel, part=x[:, i:i + step]: convolve(part, kernel),
+          kernel)(g[:, i:i + step])[0]
+      for i in range(0, t, step))
+  return to_x, to_kernel
+
+
+_convolve_frames.defvjp(_convolve_frames_fwd, _convolve_frames_bwd)
 
 
 def _as_blocks(x, kernel, window):
