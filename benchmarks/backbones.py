@@ -4,8 +4,8 @@ python -m benchmarks.backbones --names tsn_r50 c3d --rounds 9
 
 Both have the same weights, clip, loss (cross entropy) and optimizer (SGD with
 momentum), float32, two threads, batch 1, and take their steps turn by turn in
-one process. The logits of the first step are compared, too. Ratios are of
-single turns: median, smallest and largest.
+one process. Their stages and logits in evaluation are compared, too. Ratios are
+of single turns: median, smallest and largest.
 """
 
 import argparse
@@ -19,41 +19,21 @@ import numpy as np
 import optax
 import torch
 
-from benchmarks import torch_networks
+from vidattn_jax.convert import LAYOUTS
 from vidattn_jax.convert import to_torch
+from vidattn_jax.convert import torch_networks
 from vidattn_jax.models import get_model
+from vidattn_jax.models import MODELS
+from vidattn_jax.tools import check_conversion
 
 _CLASSES, _RATE, _MOMENTUM = 101, 1e-4, 0.9
-# Largest difference of logits, in parts of the largest, that is not reported.
+# Largest difference, in parts of the largest value, that is not reported.
 _TOLERANCE = 1e-3
-
-
-def _cases():
-  """Returns {name: (PyTorch's network, layout, frames, crop)}."""
-  n = torch_networks
-  cases = {}
-  for depth in (18, 50, 101):
-    for kind, shifted in (('tsn', 0), ('tsm', 8)):
-      cases[f'{kind}_r{depth}'] = (
-          lambda d=depth, s=shifted: n.FrameResNet(d, _CLASSES, s),
-          'torchvision', 8, 112)
-  for depth in (18, 34, 50, 101, 152):
-    # The released networks of 18 and 34 layers have no projections.
-    shortcut = 'A' if depth < 50 else 'B'
-    cases[f'r3d_{depth}'] = (
-        lambda d=depth, s=shortcut: n.ResNet3D(d, _CLASSES, shortcut=s),
-        'r3d', 16, 112)
-  cases['resnext3d_101'] = (
-      lambda: n.ResNet3D(101, _CLASSES, groups=32), 'r3d', 16, 112)
-  for depth in (50, 101):
-    cases[f'slow_r{depth}'] = (
-        lambda d=depth: n.Slow(d, _CLASSES), 'slowfast', 8, 112)
-  cases['c3d'] = (lambda: n.C3D(_CLASSES), 'c3d', 16, 112)
-  cases['p3d_199'] = (lambda: n.P3D(_CLASSES), 'p3d', 16, 160)
-  for gated in (False, True):
-    cases['tsn_se_bninception' if gated else 'tsn_bninception'] = (
-        lambda g=gated: n.BNInception(_CLASSES, g), 'bninception', 8, 128)
-  return cases
+# Frames and crop, by how a name begins; the crop is as small as the network
+# takes.
+_CLIPS = {'p3d': (16, 160), 'c3d': (16, 112), 'r3d': (16, 112),
+          'resnext3d': (16, 112), 'tsn_bn': (8, 96), 'tsn_se': (8, 96),
+          '': (8, 112)}
 
 
 def _random_variables(model, video):
@@ -75,7 +55,7 @@ def _random_variables(model, video):
 
 
 def _step_of_jax(model, variables, video, label):
-  """Returns a step without arguments, which returns logits; and seconds."""
+  """Returns a step without arguments, and its compile time in s."""
   optimizer = optax.sgd(_RATE, _MOMENTUM)
 
   def step(state, video):
@@ -83,15 +63,14 @@ def _step_of_jax(model, variables, video, label):
       outputs, updated = model.apply(
           {**state['variables'], 'params': params}, video, train=True,
           mutable=['batch_stats'])
-      logits = outputs['logits']
-      return -jax.nn.log_softmax(logits)[0, label], (logits, updated)
+      return -jax.nn.log_softmax(outputs['logits'])[0, label], updated
 
     params = state['variables']['params']
-    grads, (logits, updated) = jax.grad(loss, has_aux=True)(params)
+    grads, updated = jax.grad(loss, has_aux=True)(params)
     updates, optimizer_state = optimizer.update(grads, state['optimizer'])
     params = optax.apply_updates(params, updates)
     return {'variables': {**updated, 'params': params},
-            'optimizer': optimizer_state}, logits
+            'optimizer': optimizer_state}
 
   state = jax.tree.map(jnp.array, {
       'variables': variables, 'optimizer': optimizer.init(variables['params'])})
@@ -102,50 +81,63 @@ def _step_of_jax(model, variables, video, label):
 
   def run():
     nonlocal state
-    state, logits = compiled(state, video)
-    jax.block_until_ready(state)
-    return np.asarray(logits)
+    state = jax.block_until_ready(compiled(state, video))
 
   return run, seconds
 
 
-def _step_of_torch(network, weights, video, label):
-  """Returns a step without arguments, which returns logits."""
-  network.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
+def _in_torch(name, frames, model, variables):
+  """Returns the same network in PyTorch, with the same weights."""
+  network, layout = torch_networks.build(name, _CLASSES, frames)
+  prefix = LAYOUTS[layout].prefix
+  weights = {key.removeprefix(prefix): torch.tensor(value) for key, value
+             in to_torch(model, variables, layout).items()}
+  # Some published files do not count batches.
+  counters = {key: value for key, value in network.state_dict().items()
+              if key.endswith('num_batches_tracked')}
+  network.load_state_dict({**counters, **weights})
+  return network
+
+
+def _channels_first(video):
+  return torch.tensor(np.moveaxis(video, -1, 1).copy())
+
+
+def _step_of_torch(network, video, label):
+  """Returns a step without arguments."""
   network.train()
   optimizer = torch.optim.SGD(network.parameters(), _RATE, _MOMENTUM)
-  video = torch.tensor(np.moveaxis(video, -1, 1).copy())
-  label = torch.tensor([label])
+  video, label = _channels_first(video), torch.tensor([label])
 
   def run():
     optimizer.zero_grad()
-    logits = network(video)
-    torch.nn.functional.cross_entropy(logits, label).backward()
+    torch.nn.functional.cross_entropy(network(video), label).backward()
     optimizer.step()
-    return logits.detach().numpy()
 
   return run
 
 
-def _measure(name, case, rounds):
-  build, layout, frames, crop = case
+def _measure(name, rounds):
+  frames, crop = next(clip for begin, clip in _CLIPS.items()
+                      if name.startswith(begin))
   model = get_model(name, num_classes=_CLASSES, num_frames=frames,
                     crop_size=crop, dropout=0.0)
   video = np.random.default_rng(1).standard_normal(
       (1, *model.image_shape)).astype(np.float32)
   variables = _random_variables(model, video)
-  network = build()
-  known = network.state_dict()
-  weights = {k.removeprefix('module.'): v
-             for k, v in to_torch(model, variables, layout).items()}
-  theirs = _step_of_torch(
-      network, {k: weights.get(k, v) for k, v in known.items()} | weights,
-      video, 7)
+  try:
+    network = _in_torch(name, frames, model, variables)
+  except KeyError:
+    print(f'| `{name}` | is not written in PyTorch here | | | | | |')
+    return
+  difference = max(check_conversion.check(
+      {'name': name}, model, variables).values())
+  theirs = _step_of_torch(network, video, 7)
   ours, compile_seconds = _step_of_jax(model, variables, video, 7)
-  del variables, weights, known
-  wanted, got = theirs(), ours()
-  difference = np.abs(got - wanted).max() / np.abs(wanted).max()
-  ours(), theirs()
+  del variables
+  for step in (ours, theirs):
+    step()
+    step()
   times = np.asarray([[_seconds(ours), _seconds(theirs)]
                       for _ in range(rounds)])
   ratios = times[:, 0] / times[:, 1]
@@ -165,19 +157,18 @@ def _seconds(step):
 
 def main(argv=None):
   """Runs the benchmark and prints one row for every network."""
-  cases = _cases()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--names', nargs='+', choices=cases, default=list(cases),
-                      metavar='NAME', help=', '.join(cases))
+  parser.add_argument('--names', nargs='+', choices=MODELS, default=MODELS,
+                      metavar='NAME', help=', '.join(MODELS))
   parser.add_argument('--rounds', type=int, default=7)
   arguments = parser.parse_args(argv)
   # Two threads on both sides, whatever the machine has.
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
   torch.set_num_threads(2)
-  print('| network | clip | JAX | PyTorch | ratio | compile | logits differ |')
+  print('| network | clip | JAX | PyTorch | ratio | compile | differ |')
   print('|---|---|---|---|---|---|---|')
   for name in arguments.names:
-    _measure(name, cases[name], arguments.rounds)
+    _measure(name, arguments.rounds)
     jax.clear_caches()
     gc.collect()
 
