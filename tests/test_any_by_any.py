@@ -20,6 +20,7 @@ SMALL = {'width': 1 / 8, 'num_classes': 5, 'num_frames': 32,
 ALIKE = ('tsn_r18', 'tsn_r101', 'tsm_r50', 'tsm_r101', 'r3d_34', 'r3d_50',
          'r3d_101', 'r3d_152', 'slow_r50', 'slow_r101', 'tsn_se_bninception')
 SHALLOW = ('tsm_r18', 'r3d_18')
+DEEP = tuple(name for name in models.MODELS if name not in (*ALIKE, *SHALLOW))
 TRAINED = [('tsm_r18', 'CinST->STinC'), ('tsn_r50', 'S3D-G'),
            ('r3d_18', 'STA'), ('slow_r50', 'GE3D-DW333'), ('c3d', 'STC'),
            ('tsn_bninception', 'CBAM3D377'),
@@ -28,9 +29,9 @@ TRAINED = [('tsm_r18', 'CinST->STinC'), ('tsn_r50', 'S3D-G'),
                ('tsn_se_bninception', 'TA')))]
 
 
-def _slow(names):
-  return [pytest.param(name, marks=pytest.mark.slow) if name in names else name
-          for name in models.MODELS]
+def _slow(slow, names=models.MODELS):
+  return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name
+          for name in names]
 
 
 def _se(c):
@@ -123,7 +124,7 @@ def _plain(name):
 
 
 @pytest.mark.parametrize('unit', attention.ATTENTION)
-@pytest.mark.parametrize('name', _slow({*models.MODELS} - {*SHALLOW}))
+@pytest.mark.parametrize('name', _slow(DEEP, (*SHALLOW, *DEEP)))
 def test_where_its_paper_puts_it(name, unit):
   """Counts the whole network, with the unit in all blocks that it is for."""
   places, shapes = _shapes(_build(name, unit, stages=None))
