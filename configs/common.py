@@ -113,7 +113,19 @@ def get_config():
   # a flip turns into each other.
   data.flip = 0.5
   data.flip_pairs = ()
-  # Mean and standard deviation of the channels on [0, 1], RGB.
+  # What the network sees: 'rgb', or 'flow' (optical flow).
+  data.modality = 'rgb'
+  # Directory of the flow that `vidattn flow` has stored, by the videos' names.
+  # '' computes it on the device from the cropped frames, in every step.
+  data.flow_root = ''
+  # Displacement in pixels that becomes 255; stored flow must have the same.
+  data.flow_bound = 20.0
+  # Consecutive fields of flow at each of `model.num_frames` places, x and y
+  # of each as channels: 5 for 2D networks, 1 for 3D networks.
+  data.flow_stack = 5
+  # Mean and standard deviation of the channels on [0, 1], RGB; one number is
+  # that of all channels. Flow takes (128 / 255,) and, as two-stream networks
+  # do not divide, (1 / 255,).
   data.mean = (0.485, 0.456, 0.406)
   data.std = (0.229, 0.224, 0.225)
   # Worker processes that decode; 0 uses threads of the main process.

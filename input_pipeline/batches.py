@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from input_pipeline import decode
+from input_pipeline import flow
 from input_pipeline import sampling
 from input_pipeline import transforms
 
@@ -47,9 +48,9 @@ def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
 
   Returns:
     iterator, to be closed or run to its end, of dicts with b = batch_size //
-    shard_count rows: video uint8 [b, T, H, W, 3], label int32 [b], mask float32
-    [b] (1, or 0 for a slot without video), index int32 [b] (position in
-    `dataset.records`).
+    shard_count rows: video uint8 [b, *clip] (see `transforms.clip_shape`; [b,
+    T, H, W, 3] of RGB), label int32 [b], mask float32 [b] (1, or 0 for a slot
+    without video), index int32 [b] (position in `dataset.records`).
 
   Raises:
     ValueError: keys that cannot be, or unlabelled records.
@@ -83,7 +84,7 @@ def eval_batches(dataset, config, *, shard_index=0, shard_count=1):
 
   Returns:
     iterator, to be closed or run to its end, of dicts with b = eval.batch_size
-    // shard_count rows: video uint8 [b, V, T, H, W, 3] (see
+    // shard_count rows: video uint8 [b, V, *clip] (see
     `transforms.views_from_recipe`), label int32 [b] (-1 if unlabelled), mask
     float32 [b], index int32 [b] (position in `dataset.records`).
 
@@ -157,24 +158,34 @@ def _closing(dataset):
 
 
 class _Frames:
-  """Reads resized frames of records, from memory if they are kept there."""
+  """Reads resized frames, or fields of stored flow, of records.
+
+  From memory if they are kept there.
+  """
 
   def __init__(self, dataset, data):
     self._records = dataset.records
     self._data = data
+    self._flow_root = data.flow_root if data.modality == 'flow' else ''
     self._kept = {} if data.cache_frames else None
 
   def read(self, index, frame_indices):
-    """Returns frames of record `index`, uint8 [n, h, w, 3], resized."""
+    """Returns frames of record `index`, uint8 [n, h, w, C], resized."""
     if self._kept is None:
       return self._decode(index, frame_indices)
     if index not in self._kept:
+      fewer = bool(self._flow_root)
       self._kept[index] = self._decode(
-          index, range(self._records[index].num_frames))
+          index, range(self._records[index].num_frames - fewer))
     return self._kept[index][frame_indices]
 
   def _decode(self, index, frame_indices):
-    frames = read_frames(self._records[index], frame_indices, self._data)
+    record = self._records[index]
+    if self._flow_root:
+      frames = flow.read(flow.locate(self._flow_root, record.name),
+                         frame_indices)
+    else:
+      frames = read_frames(record, frame_indices, self._data)
     return transforms.resize(frames, self._data.resize)
 
 
@@ -185,26 +196,31 @@ class _TrainClip:
     self._records = dataset.records
     self._frames = _Frames(dataset, config.data)
     self._data = config.data
+    self._flow = transforms.flow_recipe(config.data)
     self._num_frames = config.model.num_frames
     self._crop_size = tuple(config.model.crop_size)
     self._flipped = flipped
 
   def __call__(self, index, rng):
     record = self._records[index]
-    args = rng, record.num_frames, self._num_frames
+    length, stack = transforms.sampled_length(self._flow, record.num_frames)
+    args = rng, length, self._num_frames
     if self._data.sampling == 'dense':
-      indices = sampling.dense_train(*args, span=self._data.dense_span)
+      places = sampling.dense_train(
+          *args, span=self._data.dense_span, stack=stack)
     else:
-      indices = sampling.segment_train(*args)
+      places = sampling.segment_train(*args, stack=stack)
+    indices = transforms.frames_of(self._flow, places, record.num_frames)
     label, mask = record.label, 1
     try:
       video, label = transforms.train_clip(
           rng, self._frames.read(index, indices), label, self._data,
           self._crop_size, self._flipped)
+      video = transforms.stack_fields(self._flow, video)
     except decode.VideoError as error:
       logging.warning('Masked in training: %s', error)
-      video = np.full(
-          (self._num_frames, *self._crop_size, 3), _GREY, np.uint8)
+      video = np.full(transforms.clip_shape(
+          self._flow, self._num_frames, self._crop_size), _GREY, np.uint8)
       mask = 0
     return _slot(video, label, mask, index)
 
@@ -229,8 +245,9 @@ class _EvalViews:
       except decode.VideoError as error:
         logging.warning('Masked in evaluation: %s', error)
     views = recipe['crops'] * recipe['clips']
-    video = np.full(
-        (views, recipe['num_frames'], *recipe['crop_size'], 3), _GREY, np.uint8)
+    shape = transforms.clip_shape(
+        recipe.get('flow'), recipe['num_frames'], recipe['crop_size'])
+    video = np.full((views, *shape), _GREY, np.uint8)
     return _slot(video, label, 0, index)
 
 

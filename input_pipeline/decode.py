@@ -120,9 +120,32 @@ def decode_all(path, rotate=True):
   Raises:
     VideoError: as `decode_frames`; a file damaged at its end raises too.
   """
-  frames = _decode_through(path, None, rotate)
-  _check_one_size(path, frames.values())
-  return np.stack(list(frames.values()))
+  frames = list(iterate(path, rotate))
+  _check_one_size(path, frames)
+  return np.stack(frames)
+
+
+def iterate(path, rotate=True):
+  """Decodes every frame of a video, one after the other.
+
+  Args:
+    path: video file.
+    rotate: apply the rotation that the file asks for.
+
+  Yields:
+    uint8 [H, W, 3], RGB, 0 to 255; of one size unless the file changes it.
+
+  Raises:
+    VideoError: as `decode_all`, when the damage is reached.
+  """
+  reformatter = av_reformatter.VideoReformatter()
+  empty = True
+  with _open(path) as (container, stream):
+    for frame in container.decode(stream):
+      yield _to_rgb(reformatter, frame, rotate)
+      empty = False
+  if empty:
+    raise VideoError(path, 'its video stream holds no frame')
 
 
 def decode_folder(path, indices, template='{:05d}.jpg', first_frame=1):
@@ -285,23 +308,19 @@ def _check_one_size(path, frames):
 
 
 def _decode_through(path, targets, rotate):
-  """Returns {ordinal: frame}, decoding from the start; None: all frames."""
+  """Returns {ordinal: frame}, decoding from the start."""
   reformatter = av_reformatter.VideoReformatter()
-  wanted = None if targets is None else set(targets)
+  wanted = set(targets)
   found = {}
   ordinal = 0
   with _open(path) as (container, stream):
     for frame in container.decode(stream):
-      if wanted is None or ordinal in wanted:
+      if ordinal in wanted:
         found[ordinal] = _to_rgb(reformatter, frame, rotate)
-        if wanted is not None and ordinal == targets[-1]:
+        if ordinal == targets[-1]:
           return found
       ordinal += 1
-  if wanted is not None:
-    raise _too_short(path, ordinal, targets[-1])
-  if not found:
-    raise VideoError(path, 'its video stream holds no frame')
-  return found
+  raise _too_short(path, ordinal, targets[-1])
 
 
 def _decode_seeking(path, targets, entry, rotate):

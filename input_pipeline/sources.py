@@ -8,6 +8,7 @@ import os
 from absl import logging
 
 from input_pipeline import decode
+from input_pipeline import flow
 from input_pipeline import index
 from input_pipeline import lists
 
@@ -107,13 +108,70 @@ def load(config_data, split, index_file=''):
                   config_data.index_file or index_file)
 
 
+def gather_videos(paths, list_files=(), frame_template='{:05d}.jpg',
+                  first_frame=1):
+  """Finds videos without a configuration.
+
+  Args:
+    paths: videos, folders of frames, and roots of data sets, in which all
+      videos are taken.
+    list_files: text files that name the videos wanted, relative to the
+      one root in `paths`.
+    frame_template: file name by frame number, for folders of frames.
+    first_frame: number of the first frame in those names.
+
+  Returns:
+    {name: path}; names are those that `load` gives, of single videos the name
+    of the file.
+
+  Raises:
+    ValueError: there is no video, or two have the same name.
+  """
+  first = frame_template.format(first_frame)
+  if list_files:
+    if len(paths) != 1:
+      raise ValueError('lists take one root, to which their paths are relative')
+    found = [(item.name, item.path) for file in list_files
+             for item in lists.read_list(file, paths[0], (), 'eval')]
+    return dict(found)  # a video may stand in several lists
+  found = []
+  for path in map(os.path.normpath, paths):
+    is_root = os.path.isdir(path) and not os.path.exists(
+        os.path.join(path, first))
+    found += (_below(path, path, first) if is_root
+              else [(os.path.basename(path), path)])
+  if not found:
+    raise ValueError(f'{", ".join(paths)} holds no video')
+  for name, count in collections.Counter(name for name, _ in found).items():
+    if count > 1:
+      raise ValueError(f'{name} is the name of {count} videos; give one root '
+                       'above them')
+  return dict(found)
+
+
+def _below(folder, root, first):
+  """Returns (name, path) of all videos below a folder, sorted."""
+  found = []
+  for file in _listdir(folder):
+    path = os.path.join(folder, file)
+    if not os.path.isdir(path):
+      is_video = os.path.splitext(file)[1].lower() in _SUFFIXES
+    else:
+      is_video = os.path.exists(os.path.join(path, first))
+      if not is_video:
+        found += _below(path, root, first)
+    if is_video:
+      found.append((os.path.relpath(path, root), path))
+  return found
+
+
 def _checked(config_data, split, items, labels, classes, ignored, index_file):
   """Drops bad videos and returns the Dataset, or raises if too many are."""
   entries = index.build(
       [item.path for item in items], config_data.index, index_file,
       frame_template=config_data.frame_template,
       first_frame=config_data.first_frame)
-  records, bad = [], []
+  records, bad, of_flow = [], [], []
   for item, label in zip(items, labels, strict=True):
     entry = entries[os.path.abspath(item.path)]
     num_frames, reason = entry.num_frames, entry.error
@@ -122,9 +180,13 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
         reason = (f'the list promises {item.num_frames} frames, '
                   f'the folder holds {num_frames}')
       num_frames = item.num_frames
+    made = ''
+    if config_data.modality == 'flow' and not reason:
+      made, reason = _look_at_flow(config_data, item.name, num_frames, entry)
     if reason:
       bad.append((item.name, reason))
     else:
+      of_flow.append(made)
       records.append(Record(item.name, item.path, label, num_frames, entry))
   where = _place(config_data, split)
   if len(bad) > config_data.max_bad_fraction * len(items):
@@ -139,9 +201,26 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
   for name, reason in bad:
     logging.warning('Dropped %s: %s', name, reason)
   fingerprint = index.fingerprint(
-      (r.name, r.label, r.entry.digest) for r in records)
+      (r.name, r.label, r.entry.digest + made)
+      for r, made in zip(records, of_flow, strict=True))
   return Dataset(split, tuple(records), tuple(classes),
                  tuple(ignored + bad), fingerprint)
+
+
+def _look_at_flow(config_data, name, num_frames, entry):
+  """Returns (how a video's stored flow was made, why it has no flow)."""
+  # The device pads no stacks: it would see motion stop.
+  needed = 2 if config_data.flow_root else config_data.flow_stack + 1
+  if num_frames < needed:
+    return '', (f'it has {num_frames} frames, its flow takes {needed}')
+  if not config_data.flow_root:
+    return '', ''
+  try:
+    header = flow.check(config_data.flow_root, name, entry.num_frames,
+                        config_data.flow_bound)
+  except decode.VideoError as error:
+    return '', error.reason
+  return str(sorted(header.items())), ''
 
 
 def _list_of(config_data, split):

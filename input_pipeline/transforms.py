@@ -1,5 +1,8 @@
 """Sizes, crops, flips and views of uint8 frames; what a checkpoint keeps of it.
 
+Frames have three channels, RGB, or two: the x and y of stored optical flow,
+128 for no motion. Clips of stored flow stack its fields as channels at last.
+
 Pillow resizes (bilinear, antialiased), as in the published codes: other
 resizers differ by many grey levels, so its name and version belong to the
 recipe.
@@ -19,19 +22,25 @@ def resize(frames, size):
   """Resizes frames, bilinear with antialiasing.
 
   Args:
-    frames: uint8 [T, H, W, 3].
+    frames: uint8 [T, H, W, C]; the motion in flow is not rescaled.
     size: length of the short side, the other in proportion; or (height, width).
 
   Returns:
-    uint8 [T, h, w, 3].
+    uint8 [T, h, w, C].
   """
   new = _resized(frames.shape[1:3], size)
   if new == frames.shape[1:3]:
     return frames
+  if frames.shape[-1] != 3:
+    return np.stack([_resize_images(plane, new)
+                     for plane in np.moveaxis(frames, -1, 0)], axis=-1)
+  return _resize_images(frames, new)
+
+
+def _resize_images(images, size):
   bilinear = Image.Resampling.BILINEAR
-  return np.stack([
-      np.asarray(Image.fromarray(f).resize(new[::-1], bilinear)) for f in frames
-  ])
+  return np.stack([np.asarray(Image.fromarray(image).resize(
+      size[::-1], bilinear)) for image in images])
 
 
 def _resized(image_size, size):
@@ -143,8 +152,24 @@ def crops(frames, crop_size, number):
     raise ValueError(f'eval.crops must be one of {CROPS}, not {number}')
   views = [_cut(frames, place, crop_size) for place in places]
   if number == 10:
-    views += [view[:, :, ::-1] for view in views]
+    views += [flip(view) for view in views]
   return np.stack(views)
+
+
+def flip(frames):
+  """Mirrors frames left to right; in flow, right becomes left.
+
+  Args:
+    frames: uint8 [T, H, W, C].
+
+  Returns:
+    uint8 [T, H, W, C]; of flow, x is 255 - x, as published: no motion, 128,
+    becomes 127.
+  """
+  frames = frames[:, :, ::-1]
+  if frames.shape[-1] == 2:
+    frames = np.stack([255 - frames[..., 0], frames[..., 1]], axis=-1)
+  return frames
 
 
 def flip_labels(flip_pairs, classes):
@@ -180,14 +205,14 @@ def train_clip(rng, frames, label, data, crop_size, flipped):
 
   Args:
     rng: `np.random.Generator`.
-    frames: uint8 [T, H, W, 3], resized.
+    frames: uint8 [T, H, W, C], resized.
     label: class, -1 if none.
     data: the section `data` of the configuration.
     crop_size: (height, width).
     flipped: what `flip_labels` resolved.
 
   Returns:
-    (uint8 [T, *crop_size, 3], label).
+    (uint8 [T, *crop_size, C], label).
   """
   if data.crop == 'multiscale':
     frames = multiscale_crop(rng, frames, crop_size, data.crop_scales)
@@ -196,7 +221,7 @@ def train_clip(rng, frames, label, data, crop_size, flipped):
   else:
     frames = center_crop(frames, crop_size)
   if rng.random() < data.flip:
-    frames = frames[:, :, ::-1]
+    frames = flip(frames)
     label = int(flipped[label]) if label >= 0 else label
   return frames, label
 
@@ -219,6 +244,7 @@ def check_train(config):
     _check_fits('model.crop_size', config.model.crop_size, data.resize)
   if not 0 <= data.flip <= 1:
     raise ValueError(f'data.flip={data.flip:g} must lie between 0 and 1')
+  flow_recipe(data)
 
 
 def check_sizes(records, config, recipe, split):
@@ -271,7 +297,9 @@ def pixel_recipe(config):
     raise ValueError(
         f'eval.crops must be one of {CROPS}, not {evaluation.crops}')
   _check_sampling('eval.sampling', evaluation.sampling)
+  flow = flow_recipe(data)
   return {
+      **({'flow': flow} if flow else {}),
       'resize': size,
       'crop_size': crop_size,
       'crops': evaluation.crops,
@@ -288,6 +316,100 @@ def pixel_recipe(config):
   }
 
 
+def flow_recipe(data):
+  """Describes the flow that a network sees.
+
+  Args:
+    data: the section `data` of the configuration.
+
+  Returns:
+    None for RGB; else dict of `stack` (fields at each place of a clip), `bound`
+    (pixels) and `stored` (False: the clips have the frames between which the
+    fields lie, and the flow is computed on the device).
+
+  Raises:
+    ValueError: a key has a value that cannot be.
+  """
+  if data.modality not in ('rgb', 'flow'):
+    raise ValueError(
+        f"data.modality must be 'rgb' or 'flow', not {data.modality!r}")
+  if data.flow_stack < 1 or not data.flow_bound > 0:
+    raise ValueError(f'data.flow_stack={data.flow_stack} and data.flow_bound='
+                     f'{data.flow_bound:g} must be above 0')
+  is_flow = data.modality == 'flow'
+  channels = 2 * data.flow_stack if is_flow else 3
+  for key in ('mean', 'std'):
+    if len(data[key]) not in (1, channels):
+      raise ValueError(
+          f'data.{key} has {len(data[key])} numbers, but {data.modality} has '
+          f'{channels} channels: give as many, or one for all' + (
+              '; for flow (128 / 255,) and (1 / 255,) are usual'
+              if is_flow else ''))
+  if not is_flow:
+    return None
+  return {'stack': data.flow_stack, 'bound': float(data.flow_bound),
+          'stored': bool(data.flow_root)}
+
+
+def clip_shape(flow, num_frames, crop_size):
+  """Returns the shape of a clip as it leaves the pipeline.
+
+  Args:
+    flow: what `flow_recipe` returned.
+    num_frames: places of a clip, T.
+    crop_size: (height, width).
+
+  Returns:
+    (T, height, width, 3) for RGB, (T, height, width, 2 * stack) for stored
+    flow, (T * (stack + 1), height, width, 3) for flow that the device computes.
+  """
+  if flow and flow['stored']:
+    return (num_frames, *crop_size, 2 * flow['stack'])
+  each = flow['stack'] + 1 if flow else 1
+  return (num_frames * each, *crop_size, 3)
+
+
+def frames_of(flow, places, num_frames):
+  """Lists what is read for clips whose places are known.
+
+  Args:
+    flow: what `flow_recipe` returned.
+    places: int [..., T], frames of the clip; of flow, first fields of stacks.
+    num_frames: frames of the video.
+
+  Returns:
+    int [..., n]: `places` for RGB; for stored flow T * stack numbers of
+    fields, the last repeated at the end of a short video, as published; for
+    flow that the device computes T * (stack + 1) numbers of frames.
+  """
+  if not flow:
+    return places
+  each = flow['stack'] + (not flow['stored'])
+  last = num_frames - 1 - flow['stored']
+  indices = np.minimum(places[..., None] + np.arange(each), last)
+  return indices.reshape(*places.shape[:-1], -1)
+
+
+def stack_fields(flow, clip):
+  """Makes the fields of each place of a clip its channels.
+
+  Args:
+    flow: what `flow_recipe` returned.
+    clip: uint8 [..., n, h, w, C], n as `frames_of` lists them.
+
+  Returns:
+    uint8 [..., T, h, w, 2 * stack] for stored flow, x and y of the first field
+    and so on; else `clip`.
+  """
+  if not flow or not flow['stored']:
+    return clip
+  *outer, count, height, width, _ = clip.shape
+  clip = clip.reshape(*outer, count // flow['stack'], flow['stack'], height,
+                      width, 2)
+  return np.moveaxis(clip, -4, -2).reshape(
+      *outer, -1, height, width, 2 * flow['stack'])
+
+
 def recipe_indices(recipe, num_frames):
   """Tells which frames of a video a recipe takes.
 
@@ -296,12 +418,18 @@ def recipe_indices(recipe, num_frames):
     num_frames: frames of the video.
 
   Returns:
-    int64 [clips, T], from 0.
+    int64 [clips, T], from 0; of flow, the first frame of each stack.
   """
-  args = num_frames, recipe['num_frames'], recipe['clips']
+  length, stack = sampled_length(recipe.get('flow'), num_frames)
+  args = length, recipe['num_frames'], recipe['clips']
   if recipe['sampling'] == 'dense':
-    return sampling.dense_eval(*args, span=recipe['dense_span'])
-  return sampling.segment_eval(*args)
+    return sampling.dense_eval(*args, span=recipe['dense_span'], stack=stack)
+  return sampling.segment_eval(*args, stack=stack)
+
+
+def sampled_length(flow, num_frames):
+  """Returns (frames or fields that places are drawn from, those at a place)."""
+  return (num_frames - 1, flow['stack']) if flow else (num_frames, 1)
 
 
 def views_from_recipe(recipe, num_frames, read):
@@ -312,17 +440,26 @@ def views_from_recipe(recipe, num_frames, read):
   Args:
     recipe: what `pixel_recipe` returned.
     num_frames: frames of the video.
-    read: function of frame indices (sorted, distinct) that returns them as
-      uint8 [n, H, W, 3].
+    read: function of numbers (sorted, distinct) of frames, or of fields of
+      stored flow, that returns them as uint8 [n, H, W, C].
 
   Returns:
-    uint8 [V, T, h, w, 3]; crops outermost: view = crop * clips + clip.
+    uint8 [V, *clip]; crops outermost: view = crop * clips + clip. A clip has
+    the shape that `clip_shape` tells.
+
+  Raises:
+    ValueError: frames came where stored flow is wanted.
   """
-  indices = recipe_indices(recipe, num_frames)
+  flow = recipe.get('flow')
+  indices = frames_of(flow, recipe_indices(recipe, num_frames), num_frames)
   distinct, where = np.unique(indices, return_inverse=True)
-  frames = resize(read(distinct), recipe['resize'])
+  frames = read(distinct)
+  if flow and flow['stored'] and frames.shape[-1] != 2:
+    raise ValueError('the network sees stored flow, but frames were given; '
+                     'evaluate it with main.py --mode=evaluate')
+  frames = resize(frames, recipe['resize'])
   cut = crops(frames, recipe['crop_size'], recipe['crops'])
-  views = cut[:, where.reshape(indices.shape)]
+  views = stack_fields(flow, cut[:, where.reshape(indices.shape)])
   return views.reshape(-1, *views.shape[2:])
 
 

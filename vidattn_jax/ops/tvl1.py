@@ -24,6 +24,12 @@ _FLAT = float(np.finfo(np.float32).eps)
 _CUBIC = -0.75
 # OpenCV interpolates at multiples of 1/32 pixel.
 _SUBPIXEL_BITS = 5
+# What stored flow says of how it was made, in OpenCV's words.
+PARAMETERS = {
+    'tau': _TAU, 'lambda': _LAMBDA, 'theta': _THETA, 'gamma': 0.0,
+    'scales': _SCALES, 'scale_step': _SCALE_STEP, 'warps': _WARPS,
+    'epsilon': _EPSILON, 'inner_iterations': _INNER,
+    'outer_iterations': _OUTER, 'median_filtering': 5}
 
 
 def tvl1(prev: jax.Array, next: jax.Array) -> jax.Array:  # pylint: disable=redefined-builtin
