@@ -12,8 +12,9 @@ import grain
 import numpy as np
 
 from input_pipeline import decode
-from input_pipeline import flow
 from input_pipeline import sampling
+from input_pipeline import stacks
+from input_pipeline import stored_flow
 from input_pipeline import transforms
 
 # Grey level of a slot whose video could not be decoded.
@@ -48,7 +49,7 @@ def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
 
   Returns:
     iterator, to be closed or run to its end, of dicts with b = batch_size //
-    shard_count rows: video uint8 [b, *clip] (see `transforms.clip_shape`; [b,
+    shard_count rows: video uint8 [b, *clip] (see `stacks.clip_shape`; [b,
     T, H, W, 3] of RGB), label int32 [b], mask float32 [b] (1, or 0 for a slot
     without video), index int32 [b] (position in `dataset.records`).
 
@@ -182,8 +183,8 @@ class _Frames:
   def _decode(self, index, frame_indices):
     record = self._records[index]
     if self._flow_root:
-      frames = flow.read(flow.locate(self._flow_root, record.name),
-                         frame_indices)
+      frames = stored_flow.read(
+          stored_flow.locate(self._flow_root, record.name), frame_indices)
     else:
       frames = read_frames(record, frame_indices, self._data)
     return transforms.resize(frames, self._data.resize)
@@ -196,30 +197,30 @@ class _TrainClip:
     self._records = dataset.records
     self._frames = _Frames(dataset, config.data)
     self._data = config.data
-    self._flow = transforms.flow_recipe(config.data)
+    self._flow = stacks.flow_recipe(config.data)
     self._num_frames = config.model.num_frames
     self._crop_size = tuple(config.model.crop_size)
     self._flipped = flipped
 
   def __call__(self, index, rng):
     record = self._records[index]
-    length, stack = transforms.sampled_length(self._flow, record.num_frames)
+    length, stack = stacks.sampled_length(self._flow, record.num_frames)
     args = rng, length, self._num_frames
     if self._data.sampling == 'dense':
       places = sampling.dense_train(
           *args, span=self._data.dense_span, stack=stack)
     else:
       places = sampling.segment_train(*args, stack=stack)
-    indices = transforms.frames_of(self._flow, places, record.num_frames)
+    indices = stacks.frames_of(self._flow, places, record.num_frames)
     label, mask = record.label, 1
     try:
       video, label = transforms.train_clip(
           rng, self._frames.read(index, indices), label, self._data,
           self._crop_size, self._flipped)
-      video = transforms.stack_fields(self._flow, video)
+      video = stacks.stack_fields(self._flow, video)
     except decode.VideoError as error:
       logging.warning('Masked in training: %s', error)
-      video = np.full(transforms.clip_shape(
+      video = np.full(stacks.clip_shape(
           self._flow, self._num_frames, self._crop_size), _GREY, np.uint8)
       mask = 0
     return _slot(video, label, mask, index)
@@ -245,7 +246,7 @@ class _EvalViews:
       except decode.VideoError as error:
         logging.warning('Masked in evaluation: %s', error)
     views = recipe['crops'] * recipe['clips']
-    shape = transforms.clip_shape(
+    shape = stacks.clip_shape(
         recipe.get('flow'), recipe['num_frames'], recipe['crop_size'])
     video = np.full((views, *shape), _GREY, np.uint8)
     return _slot(video, label, 0, index)

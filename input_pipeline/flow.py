@@ -1,14 +1,6 @@
-"""Optical flow of whole data sets: computed once, stored, read back.
+"""Optical flow of whole data sets, computed once.
 
-Flow is stored as two-stream networks expect it: x and y in 8 bits, 0 and 255
-for a bound, n - 1 fields of a video of n frames. What computes it is an
-argument: nothing here knows JAX or OpenCV.
-
-Each video has one file or folder, by its name in the data set:
-  NAME.array_record: the header, then a PNG of each field, x above y. Lossless,
-    so that a network sees what was computed.
-  NAME/: the header `flow.json`, and flow_x_00001.jpg, flow_y_00001.jpg, ... in
-    the quality of published flow. Lossy, for other programs.
+What computes it is an argument: nothing here knows JAX or OpenCV.
 """
 
 from collections.abc import Callable
@@ -17,35 +9,18 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import io
-import itertools
-import json
 import multiprocessing
 import os
-import shutil
 import threading
 import time
 
-from array_record.python import array_record_module
 import numpy as np
-from PIL import Image
 
 from input_pipeline import decode
+from input_pipeline import stored_flow
 
-FORMATS = ('array_record', 'jpeg')
-_SUFFIX = '.array_record'
-_HEADER = 'flow.json'
-_JPEG = 'flow_{}_{:05d}.jpg'
-# OpenCV's default, in which published flow is.
-_JPEG_QUALITY = 95
-_PART = '.part'
 # What must be the same in all of a data set's flow.
-_SETTINGS = ('bound', 'method', 'parameters')
-_VERSION = 1
-
-
-class FlowError(ValueError):
-  """Flow that does not belong to the data or the configuration, and why."""
+_SETTINGS = ('bound', 'method', 'parameters', 'format')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +86,7 @@ def extract(videos, out, method, *, bound=20.0, encoding='array_record',
     out: directory of the flow.
     method: `Method`.
     bound: displacement in pixels that becomes 255.
-    encoding: one of `FORMATS`.
+    encoding: one of `stored_flow.FORMATS`.
     workers: videos at the same time.
     frame_template: file name by frame number, for folders of frames.
     first_frame: number of the first frame in those names.
@@ -124,32 +99,31 @@ def extract(videos, out, method, *, bound=20.0, encoding='array_record',
     ValueError: an argument cannot be, `out` holds flow of other settings, is in
       use or cannot be written.
   """
-  if encoding not in FORMATS:
-    raise FlowError(f'The format {encoding!r} is unknown; choose '
-                    f'{" or ".join(FORMATS)}.')
+  if encoding not in stored_flow.FORMATS:
+    raise ValueError(f'The format {encoding!r} is unknown; choose '
+                     f'{" or ".join(stored_flow.FORMATS)}.')
   if not bound > 0 or workers < 1:
-    raise FlowError(f'bound={bound:g} and workers={workers} must be above 0.')
+    raise ValueError(f'bound={bound:g} and workers={workers} must be above 0.')
   header = {'bound': float(bound), 'method': method.name,
             'parameters': method.parameters, 'library': method.library,
-            'format': encoding, 'version': _VERSION}
+            'format': encoding}
   start = time.monotonic()
   summary = Summary()
   with _only_user(out):
-    _remove_parts(out)
-    targets = {}
+    stored_flow.remove_parts(out)
+    missing = []
     for name in videos:
       if _is_there(out, name, header):
         summary.kept.append(name)
         if report:
           report(name, '')
       else:
-        targets[name] = _place(out, name) + (
-            _SUFFIX if encoding == 'array_record' else '')
-    work = functools.partial(_extract_one, header=header, method=method,
+        missing.append(name)
+    work = functools.partial(_extract_one, out, header=header, method=method,
                              naming=(frame_template, first_frame))
     with _pool(method, workers) as pool:
-      running = {pool.submit(work, videos[name], target): name
-                 for name, target in targets.items()}
+      running = {pool.submit(work, name, videos[name]): name
+                 for name in missing}
       try:
         for done in concurrent.futures.as_completed(running):
           name = running[done]
@@ -161,154 +135,18 @@ def extract(videos, out, method, *, bound=20.0, encoding='array_record',
             summary.written.append(name)
           if report:
             report(name, reason)
-      except concurrent.futures.process.BrokenProcessPool:
-        raise FlowError('A worker process has died, perhaps for want of '
-                        'memory. Run the same command again, with fewer '
-                        '--workers.') from None
+      except concurrent.futures.BrokenExecutor:
+        raise ValueError(
+            'A worker process has died, perhaps for want of memory. Run the '
+            'same command again, with fewer --workers.') from None
       except OSError as error:
-        raise FlowError(f'{out} cannot be written: {error}.') from error
+        raise ValueError(f'{out} cannot be written: {error}.') from error
       finally:
         pool.shutdown(cancel_futures=True)
   for names in (summary.written, summary.dropped):
     names.sort()
   summary.seconds = time.monotonic() - start
   return summary
-
-
-def read_header(path):
-  """Reads what stored flow says of itself.
-
-  Args:
-    path: what `locate` returned.
-
-  Returns:
-    dict: `bound` (pixels), `method`, `parameters`, `library`, `format`,
-    `frames` (of the video), `count` (of fields), `height`, `width`.
-
-  Raises:
-    decode.VideoError: it is missing, damaged or half written.
-  """
-  try:
-    if os.path.isdir(path):
-      with open(os.path.join(path, _HEADER), encoding='utf-8') as file:
-        header = json.load(file)
-      whole = all(os.path.exists(os.path.join(path, _JPEG.format(axis, number)))
-                  for axis in 'xy' for number in (1, header['count']))
-    else:
-      with _records(path) as reader:
-        header = json.loads(reader.read([0])[0])
-        whole = reader.num_records() == header['count'] + 1
-    if whole and header['version'] == _VERSION:
-      return header
-  except FileNotFoundError:
-    raise decode.VideoError(path, f'it holds no {_HEADER}, so that its bound '
-                            'is unknown') from None
-  except (OSError, RuntimeError, ValueError, KeyError, TypeError,
-          IndexError) as error:
-    raise _damaged(path) from error
-  raise _damaged(path)
-
-
-def locate(root, name):
-  """Returns where the flow of a video is.
-
-  Args:
-    root: directory of the flow.
-    name: the video's name in the data set.
-
-  Raises:
-    decode.VideoError: it is nowhere.
-  """
-  path = _place(root, name)
-  for found in (path + _SUFFIX, path):
-    if os.path.exists(found):
-      return found
-  raise decode.VideoError(path, 'its flow is missing; run vidattn flow')
-
-
-def check(root, name, num_frames, bound):
-  """Checks that the flow of a video is there, whole and what is wanted.
-
-  Args:
-    root: directory of the flow.
-    name: the video's name in the data set.
-    num_frames: frames of the video.
-    bound: displacement in pixels that should be 255.
-
-  Returns:
-    The header, see `read_header`.
-
-  Raises:
-    decode.VideoError: the flow is missing, damaged or half written.
-    FlowError: it is of another bound or of another video.
-  """
-  path = locate(root, name)
-  header = read_header(path)
-  if header['bound'] != bound:
-    raise FlowError(
-        f'{path}: its bound is {header["bound"]:g} pixels, data.flow_bound is '
-        f'{bound:g}; set data.flow_bound, or extract the flow anew.')
-  if header['frames'] != num_frames:
-    raise FlowError(
-        f'{path}: it is the flow of {header["frames"]} frames, but {name} has '
-        f'{num_frames}; remove it and run vidattn flow again.')
-  return header
-
-
-def read(path, indices):
-  """Reads stored fields.
-
-  Args:
-    path: what `locate` returned.
-    indices: numbers of the fields, from 0: field i leads from frame i to i + 1.
-
-  Returns:
-    uint8 [len(indices), H, W, 2], x and y.
-
-  Raises:
-    decode.VideoError: a field is missing or damaged.
-  """
-  indices = [int(i) for i in indices]
-  distinct = sorted(set(indices))
-  try:
-    if os.path.isdir(path):
-      fields = [np.stack([_to_array(os.path.join(path, _JPEG.format(a, i + 1)))
-                          for a in 'xy'], axis=-1) for i in distinct]
-    else:
-      with _records(path) as reader:
-        found = reader.read([i + 1 for i in distinct])
-      fields = [np.stack(np.split(_to_array(io.BytesIO(png)), 2), axis=-1)
-                for png in found]
-    return np.stack(fields)[np.searchsorted(distinct, indices)]
-  except (OSError, RuntimeError, ValueError, IndexError) as error:
-    raise _damaged(path) from error
-
-
-def _place(root, name):
-  """Returns a path below `root`, also of names that lead out of it."""
-  return os.path.join(root, os.path.normpath(os.path.join(os.sep, name))[1:])
-
-
-def _damaged(path):
-  return decode.VideoError(
-      path, 'its flow is damaged or half written; remove it and run vidattn '
-      'flow again')
-
-
-def _to_array(file):
-  with Image.open(file) as image:
-    return np.asarray(image.convert('L'))
-
-
-@contextlib.contextmanager
-def _records(path):
-  # Fields are read here and there: what follows them is of no use.
-  reader = array_record_module.ArrayRecordReader(
-      os.fspath(path), 'readahead_buffer_size:0')
-  try:
-    yield reader
-  finally:
-    reader.close()
 
 
 @contextlib.contextmanager
@@ -318,38 +156,28 @@ def _only_user(out):
     os.makedirs(out, exist_ok=True)
     handle = os.open(out, os.O_RDONLY)
   except OSError as error:
-    raise FlowError(f'{out} cannot be written: {error}.') from error
+    raise ValueError(f'{out} cannot be written: {error}.') from error
   try:
     try:
       # It ends with the process, however that ends.
       fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise FlowError(f'{out} is in use by another vidattn flow.') from None
+      raise ValueError(f'{out} is in use by another vidattn flow.') from None
     yield
   finally:
     os.close(handle)
 
 
-def _remove_parts(out):
-  for folder, folders, files in os.walk(out):
-    for name in [n for n in folders if n.endswith(_PART)]:
-      shutil.rmtree(os.path.join(folder, name))
-      folders.remove(name)
-    for name in files:
-      if name.endswith(_PART):
-        os.remove(os.path.join(folder, name))
-
-
 def _is_there(out, name, wanted):
   """Tells whether whole flow is there; raises if it is of other settings."""
   try:
-    path = locate(out, name)
-    header = read_header(path)
+    path = stored_flow.locate(out, name)
+    header = stored_flow.read_header(path)
   except decode.VideoError:
     return False
-  for key in (*_SETTINGS, 'format'):
+  for key in _SETTINGS:
     if header[key] != wanted[key]:
-      raise FlowError(
+      raise ValueError(
           f'{path}: it was made with {key}={header[key]!r}, not '
           f'{wanted[key]!r}; choose another --out, or remove it.')
   return True
@@ -370,7 +198,7 @@ def _end_with_parent():
   threading.Thread(target=wait, daemon=True).start()
 
 
-def _extract_one(path, target, *, header, method, naming):
+def _extract_one(out, name, path, *, header, method, naming):
   """Returns (fields written, why there is no flow or '')."""
   try:
     folder = os.path.isdir(path)
@@ -384,7 +212,7 @@ def _extract_one(path, target, *, header, method, naming):
               else decode.iterate(path))
     fields = (field for chunk in _chunks(path, frames, method.pairs)
               for field in method.compute(chunk, header['bound']))
-    _write(target, header, entry.num_frames, fields)
+    stored_flow.write(out, name, header, entry.num_frames, fields)
     return entry.num_frames - 1, ''
   except decode.VideoError as error:
     return 0, error.reason
@@ -408,70 +236,3 @@ def _chunks(path, frames, pairs):
       held = held[-1:]
   if len(held) > 1:
     yield np.stack(held)
-
-
-def _write(target, header, num_frames, fields):
-  """Writes fields [H, W, 2] beside `target`, and renames when all is there."""
-  part = f'{target}.{os.getpid()}{_PART}'
-  os.makedirs(os.path.dirname(target), exist_ok=True)
-  first = next(fields)
-  height, width = first.shape[:2]
-  header = json.dumps(
-      {**header, 'frames': num_frames, 'count': num_frames - 1,
-       'height': height, 'width': width}, sort_keys=True)
-  write = _write_jpegs if os.path.splitext(target)[1] != _SUFFIX else (
-      _write_records)
-  try:
-    count = write(part, header, itertools.chain([first], fields))
-    if count != num_frames - 1:
-      raise decode.VideoError(target, f'{count + 1} frames decode, not '
-                              f'{num_frames}')
-    if os.path.isdir(target):  # damaged, or it would not be done again
-      shutil.rmtree(target)
-    os.replace(part, target)
-  finally:
-    _remove(part)
-
-
-def _write_records(part, header, fields):
-  writer = array_record_module.ArrayRecordWriter(
-      part, 'group_size:1,uncompressed')
-  count = 0
-  try:
-    _checked(part, writer.write, header.encode())
-    for field in fields:
-      blob = io.BytesIO()
-      Image.fromarray(np.concatenate(np.moveaxis(field, -1, 0))).save(
-          blob, 'PNG')
-      _checked(part, writer.write, blob.getvalue())
-      count += 1
-  finally:
-    _checked(part, writer.close)
-  return count
-
-
-def _checked(part, call, *args):
-  try:
-    call(*args)
-  except RuntimeError as error:
-    raise OSError(f'{part}: {error}') from error
-
-
-def _write_jpegs(part, header, fields):
-  os.mkdir(part)
-  count = 0
-  for count, field in enumerate(fields, 1):
-    for axis, plane in zip('xy', np.moveaxis(field, -1, 0), strict=True):
-      Image.fromarray(plane).save(
-          os.path.join(part, _JPEG.format(axis, count)),
-          quality=_JPEG_QUALITY)
-  with open(os.path.join(part, _HEADER), 'w', encoding='utf-8') as file:
-    file.write(header + '\n')
-  return count
-
-
-def _remove(part):
-  if os.path.isdir(part):
-    shutil.rmtree(part)
-  elif os.path.exists(part):
-    os.remove(part)

@@ -8,9 +8,9 @@ import os
 from absl import logging
 
 from input_pipeline import decode
-from input_pipeline import flow
 from input_pipeline import index
 from input_pipeline import lists
+from input_pipeline import stored_flow
 
 SPLITS = ('train', 'eval')
 # Names of the evaluation folder of a root that is split.
@@ -216,8 +216,9 @@ def _look_at_flow(config_data, name, num_frames, entry):
   if not config_data.flow_root:
     return '', ''
   try:
-    header = flow.check(config_data.flow_root, name, entry.num_frames,
-                        config_data.flow_bound)
+    header = stored_flow.check(
+        config_data.flow_root, name, entry.num_frames,
+        config_data.flow_bound)
   except decode.VideoError as error:
     return '', error.reason
   return str(sorted(header.items())), ''

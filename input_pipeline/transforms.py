@@ -14,6 +14,7 @@ import PIL
 from PIL import Image
 
 from input_pipeline import sampling
+from input_pipeline import stacks
 
 CROPS = (1, 3, 5, 10)
 
@@ -125,29 +126,28 @@ def crops(frames, crop_size, number):
   """Cuts the crops of an evaluation.
 
   Args:
-    frames: uint8 [T, H, W, 3].
+    frames: uint8 [T, H, W, C].
     crop_size: (height, width).
     number: 1 (centre), 3 (left, right, centre; top, bottom, centre of an
       upright image), 5 (four corners, centre) or 10 (those, then their flips).
 
   Returns:
-    uint8 [number, T, *crop_size, 3].
+    uint8 [number, T, *crop_size, C].
 
   Raises:
     ValueError: another number, or a crop larger than the frames.
   """
   height, width = frames.shape[1:3]
   down, right = height - crop_size[0], width - crop_size[1]
-  centre = (round(right / 2), round(down / 2))
+  # The published steps of all but one are quarters, rounded down.
   if number == 1:
-    places = [centre]
+    places = [(round(right / 2), round(down / 2))]
   elif number == 3:
-    # The published steps are quarters, rounded down.
     x, y = right // 4, down // 4
     places = ([(0, 2 * y), (4 * x, 2 * y), (2 * x, 2 * y)] if right >= down else
               [(2 * x, 0), (2 * x, 4 * y), (2 * x, 2 * y)])
   elif number in (5, 10):
-    places = [(0, 0), (right, 0), (0, down), (right, down), centre]
+    places = fixed_offsets((height, width), crop_size)[:5]
   else:
     raise ValueError(f'eval.crops must be one of {CROPS}, not {number}')
   views = [_cut(frames, place, crop_size) for place in places]
@@ -244,7 +244,7 @@ def check_train(config):
     _check_fits('model.crop_size', config.model.crop_size, data.resize)
   if not 0 <= data.flip <= 1:
     raise ValueError(f'data.flip={data.flip:g} must lie between 0 and 1')
-  flow_recipe(data)
+  stacks.flow_recipe(data)
 
 
 def check_sizes(records, config, recipe, split):
@@ -297,7 +297,7 @@ def pixel_recipe(config):
     raise ValueError(
         f'eval.crops must be one of {CROPS}, not {evaluation.crops}')
   _check_sampling('eval.sampling', evaluation.sampling)
-  flow = flow_recipe(data)
+  flow = stacks.flow_recipe(data)
   return {
       **({'flow': flow} if flow else {}),
       'resize': size,
@@ -316,100 +316,6 @@ def pixel_recipe(config):
   }
 
 
-def flow_recipe(data):
-  """Describes the flow that a network sees.
-
-  Args:
-    data: the section `data` of the configuration.
-
-  Returns:
-    None for RGB; else dict of `stack` (fields at each place of a clip), `bound`
-    (pixels) and `stored` (False: the clips have the frames between which the
-    fields lie, and the flow is computed on the device).
-
-  Raises:
-    ValueError: a key has a value that cannot be.
-  """
-  if data.modality not in ('rgb', 'flow'):
-    raise ValueError(
-        f"data.modality must be 'rgb' or 'flow', not {data.modality!r}")
-  if data.flow_stack < 1 or not data.flow_bound > 0:
-    raise ValueError(f'data.flow_stack={data.flow_stack} and data.flow_bound='
-                     f'{data.flow_bound:g} must be above 0')
-  is_flow = data.modality == 'flow'
-  channels = 2 * data.flow_stack if is_flow else 3
-  for key in ('mean', 'std'):
-    if len(data[key]) not in (1, channels):
-      raise ValueError(
-          f'data.{key} has {len(data[key])} numbers, but {data.modality} has '
-          f'{channels} channels: give as many, or one for all' + (
-              '; for flow (128 / 255,) and (1 / 255,) are usual'
-              if is_flow else ''))
-  if not is_flow:
-    return None
-  return {'stack': data.flow_stack, 'bound': float(data.flow_bound),
-          'stored': bool(data.flow_root)}
-
-
-def clip_shape(flow, num_frames, crop_size):
-  """Returns the shape of a clip as it leaves the pipeline.
-
-  Args:
-    flow: what `flow_recipe` returned.
-    num_frames: places of a clip, T.
-    crop_size: (height, width).
-
-  Returns:
-    (T, height, width, 3) for RGB, (T, height, width, 2 * stack) for stored
-    flow, (T * (stack + 1), height, width, 3) for flow that the device computes.
-  """
-  if flow and flow['stored']:
-    return (num_frames, *crop_size, 2 * flow['stack'])
-  each = flow['stack'] + 1 if flow else 1
-  return (num_frames * each, *crop_size, 3)
-
-
-def frames_of(flow, places, num_frames):
-  """Lists what is read for clips whose places are known.
-
-  Args:
-    flow: what `flow_recipe` returned.
-    places: int [..., T], frames of the clip; of flow, first fields of stacks.
-    num_frames: frames of the video.
-
-  Returns:
-    int [..., n]: `places` for RGB; for stored flow T * stack numbers of
-    fields, the last repeated at the end of a short video, as published; for
-    flow that the device computes T * (stack + 1) numbers of frames.
-  """
-  if not flow:
-    return places
-  each = flow['stack'] + (not flow['stored'])
-  last = num_frames - 1 - flow['stored']
-  indices = np.minimum(places[..., None] + np.arange(each), last)
-  return indices.reshape(*places.shape[:-1], -1)
-
-
-def stack_fields(flow, clip):
-  """Makes the fields of each place of a clip its channels.
-
-  Args:
-    flow: what `flow_recipe` returned.
-    clip: uint8 [..., n, h, w, C], n as `frames_of` lists them.
-
-  Returns:
-    uint8 [..., T, h, w, 2 * stack] for stored flow, x and y of the first field
-    and so on; else `clip`.
-  """
-  if not flow or not flow['stored']:
-    return clip
-  *outer, count, height, width, _ = clip.shape
-  clip = clip.reshape(*outer, count // flow['stack'], flow['stack'], height,
-                      width, 2)
-  return np.moveaxis(clip, -4, -2).reshape(
-      *outer, -1, height, width, 2 * flow['stack'])
-
-
 def recipe_indices(recipe, num_frames):
   """Tells which frames of a video a recipe takes.
 
@@ -420,16 +326,11 @@ def recipe_indices(recipe, num_frames):
   Returns:
     int64 [clips, T], from 0; of flow, the first frame of each stack.
   """
-  length, stack = sampled_length(recipe.get('flow'), num_frames)
+  length, stack = stacks.sampled_length(recipe.get('flow'), num_frames)
   args = length, recipe['num_frames'], recipe['clips']
   if recipe['sampling'] == 'dense':
     return sampling.dense_eval(*args, span=recipe['dense_span'], stack=stack)
   return sampling.segment_eval(*args, stack=stack)
-
-
-def sampled_length(flow, num_frames):
-  """Returns (frames or fields that places are drawn from, those at a place)."""
-  return (num_frames - 1, flow['stack']) if flow else (num_frames, 1)
 
 
 def views_from_recipe(recipe, num_frames, read):
@@ -445,13 +346,14 @@ def views_from_recipe(recipe, num_frames, read):
 
   Returns:
     uint8 [V, *clip]; crops outermost: view = crop * clips + clip. A clip has
-    the shape that `clip_shape` tells.
+    the shape that `stacks.clip_shape` tells.
 
   Raises:
     ValueError: frames came where stored flow is wanted.
   """
   flow = recipe.get('flow')
-  indices = frames_of(flow, recipe_indices(recipe, num_frames), num_frames)
+  places = recipe_indices(recipe, num_frames)
+  indices = stacks.frames_of(flow, places, num_frames)
   distinct, where = np.unique(indices, return_inverse=True)
   frames = read(distinct)
   if flow and flow['stored'] and frames.shape[-1] != 2:
@@ -459,7 +361,7 @@ def views_from_recipe(recipe, num_frames, read):
                      'evaluate it with main.py --mode=evaluate')
   frames = resize(frames, recipe['resize'])
   cut = crops(frames, recipe['crop_size'], recipe['crops'])
-  views = stack_fields(flow, cut[:, where.reshape(indices.shape)])
+  views = stacks.stack_fields(flow, cut[:, where.reshape(indices.shape)])
   return views.reshape(-1, *views.shape[2:])
 
 

@@ -83,9 +83,12 @@ def test_three_crops_in_published_order(golden):
 
 
 def test_five_and_ten_crops():
-  frames = _map(12, 16)
+  frames = _map(12, 18)
   five = transforms.crops(frames, (8, 10), 5)
-  assert _corners(five) == [(0, 0), (6, 0), (0, 4), (6, 4), (3, 2)]
+  assert _corners(five) == [(0, 0), (8, 0), (0, 4), (8, 4), (4, 2)]
+  # Steps are quarters, rounded down: the last column is left out.
+  odd = transforms.crops(_map(12, 19), (8, 10), 5)
+  assert _corners(odd) == _corners(five)
   ten = transforms.crops(frames, (8, 10), 10)
   np.testing.assert_array_equal(ten[:5], five)
   np.testing.assert_array_equal(ten[5:], five[:, :, :, ::-1])

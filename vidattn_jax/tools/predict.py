@@ -50,7 +50,8 @@ def load_predictor(path, which='best', report=print) -> Predictor:
   model = state.build_model(description['model'])
   step_fn = jax.jit(state.make_eval_step(
       model, tuple(pixels['mean']), tuple(pixels['std']),
-      description['model']['dtype']))
+      description['model']['dtype'],
+      **({'flow_bound': pixels['flow']['bound']} if 'flow' in pixels else {})))
   average = description['config']['eval']['average']
 
   def scores(views):

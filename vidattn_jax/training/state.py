@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from vidattn_jax import models
+from vidattn_jax.ops import flow
 from vidattn_jax.ops import pixels
 from vidattn_jax.training import losses
 from vidattn_jax.training import optim
@@ -55,6 +56,7 @@ def model_arguments(config, num_classes: int) -> dict:
       attention_options=m.attention_options.to_dict(),
       stages=list(m.stages) or None,
       width=m.width, dtype=m.dtype, dropout=m.dropout,
+      **({'modality': 'flow'} if config.data.modality == 'flow' else {}),
       **m.options.to_dict())
 
 
@@ -111,6 +113,26 @@ def create_state(variables, config) -> TrainState:
       plateau=plateau.init(params) if plateau else {})
 
 
+def network_input(model, video, mean, std, dtype, flow_bound=20.0):
+  """Makes pixels as they leave the pipeline ready for a network.
+
+  Args:
+    model: the network.
+    video: uint8 [N, T, H, W, C]; for a network that sees flow also frames, [N,
+      T * (stack + 1), H, W, 3], from which the flow is computed here.
+    mean: of the channels, on [0, 1].
+    std: their standard deviation.
+    dtype: type of the network's activations.
+    flow_bound: displacement in pixels that becomes 255.
+
+  Returns:
+    `dtype` [N, T, H, W, C'].
+  """
+  if getattr(model, 'modality', 'rgb') == 'flow' and video.shape[-1] == 3:
+    video = flow.of_clips(video, model.image_shape[-1] // 2, flow_bound)
+  return pixels.normalize(video, mean, std, dtype)
+
+
 def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
   """Builds one training step: a pure function to be compiled.
 
@@ -122,9 +144,10 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
 
   Returns:
     Function (state, batch) -> (state, metrics). `batch` has `video` uint8
-    [N, T, H, W, C], `label` int32 [N], and `mask` float32 [N], 0 for clips
-    that do not count. `metrics` are float32 scalars: sums over the clips
-    (`loss`, `correct`, `count`), `learning_rate` and `grad_norm`.
+    [N, T, H, W, C] (or what `network_input` takes), `label` int32 [N], and
+    `mask` float32 [N], 0 for clips that do not count. `metrics` are float32
+    scalars: sums over the clips (`loss`, `correct`, `count`), `learning_rate`
+    and `grad_norm`.
   """
   schedule = optim.make_schedule(config, steps_per_epoch)
   mean, std = tuple(config.data.mean), tuple(config.data.std)
@@ -134,7 +157,8 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
 
   def loss_sum(params, batch_stats, batch, key):
     mix_key, dropout_key = jax.random.split(key)
-    video = pixels.normalize(batch['video'], mean, std, dtype)
+    video = network_input(model, batch['video'], mean, std, dtype,
+                          config.data.flow_bound)
     targets = losses.one_hot_targets(
         batch['label'], num_classes, config.label_smoothing)
     video, targets = losses.mix_clips(
@@ -198,7 +222,7 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
   return train_step
 
 
-def make_eval_step(model, mean, std, dtype):
+def make_eval_step(model, mean, std, dtype, flow_bound=20.0):
   """Builds one pass of evaluation: a pure function to be compiled.
 
   Args:
@@ -206,6 +230,7 @@ def make_eval_step(model, mean, std, dtype):
     mean: the pixels' mean by channel, on [0, 1].
     std: their standard deviation.
     dtype: type of the network's activations.
+    flow_bound: see `network_input`.
 
   Returns:
     Function (variables, views uint8 [N, V, T, H, W, C]) -> logits float32
@@ -213,8 +238,8 @@ def make_eval_step(model, mean, std, dtype):
   """
 
   def eval_step(variables, views):
-    video = pixels.normalize(
-        views.reshape((-1,) + views.shape[2:]), mean, std, jnp.dtype(dtype))
+    video = network_input(model, views.reshape((-1,) + views.shape[2:]), mean,
+                          std, jnp.dtype(dtype), flow_bound)
     logits = model.apply(variables, video, train=False)['logits']
     return logits.reshape(views.shape[:2] + logits.shape[1:])
 

@@ -351,7 +351,8 @@ def make_evaluator(config, mesh, model):
   """
   eval_step = jax.jit(state_lib.make_eval_step(
       model, tuple(config.data.mean), tuple(config.data.std),
-      config.model.dtype), out_shardings=sharding.batch_sharding(mesh))
+      config.model.dtype, config.data.flow_bound),
+                      out_shardings=sharding.batch_sharding(mesh))
   score = evaluation.make_scorer(
       eval_step, mesh, config.eval.crops, config.eval.views_per_pass,
       config.eval.average)
