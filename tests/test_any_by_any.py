@@ -13,12 +13,14 @@ import seeded
 
 from vidattn_jax import attention
 from vidattn_jax import models
+from vidattn_jax.ops import platform
 
 SMALL = {'width': 1 / 8, 'num_classes': 5, 'num_frames': 32,
          'crop_size': (64, 96), 'dropout': 0.0}
 # Networks of the same blocks as another one, only more or fewer of them.
-ALIKE = ('tsn_r18', 'tsn_r101', 'tsm_r50', 'tsm_r101', 'r3d_34', 'r3d_50',
-         'r3d_101', 'r3d_152', 'slow_r50', 'slow_r101', 'tsn_se_bninception')
+ALIKE = ('tsn_r18', 'tsn_r50', 'tsn_r101', 'tsm_r50', 'tsm_r101', 'r3d_34',
+         'r3d_50', 'r3d_101', 'r3d_152', 'slow_r50', 'slow_r101',
+         'tsn_se_bninception', 'tstam', 'st_abn_r50', 'st_abn_r101')
 SHALLOW = ('tsm_r18', 'r3d_18')
 DEEP = tuple(name for name in models.MODELS if name not in (*ALIKE, *SHALLOW))
 TRAINED = [('tsm_r18', 'CinST->STinC'), ('tsn_r50', 'S3D-G'),
@@ -63,6 +65,17 @@ COUNTS = {
     'SA': lambda c, t, h, w: c * (t * h * w + 4) + 5,
     'STC': lambda c, t, h, w: _stc(c, t),
 }
+
+
+@pytest.fixture(scope='module', autouse=True)
+def plain_forms():
+  """Takes the plain forms: quick to compile; the others have own tests."""
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    monkeypatch.setattr(platform, 'by_platform',
+                        lambda on_cpu, plain, *args: plain(*args))
+    jax.clear_caches()
+    yield
+  jax.clear_caches()
 
 
 def test_every_unit_has_its_formula():
