@@ -90,9 +90,8 @@ def _step_of_jax(model, variables, video, label):
   return run, seconds
 
 
-def _in_torch(name, frames, model, variables):
-  """Returns the same network in PyTorch, with the same weights."""
-  network, layout = torch_networks.build(name, _CLASSES, frames)
+def _load(network, layout, model, variables):
+  """Gives the network in PyTorch the same weights."""
   prefix = LAYOUTS[layout].prefix
   weights = {key.removeprefix(prefix): torch.tensor(value) for key, value
              in to_torch(model, variables, layout).items()}
@@ -100,7 +99,6 @@ def _in_torch(name, frames, model, variables):
   counters = {key: value for key, value in network.state_dict().items()
               if key.endswith('num_batches_tracked')}
   network.load_state_dict({**counters, **weights})
-  return network
 
 
 def _channels_first(video):
@@ -124,16 +122,17 @@ def _step_of_torch(network, video, label):
 def _measure(name, rounds, clock):
   frames, crop = next(clip for begin, clip in _CLIPS.items()
                       if name.startswith(begin))
+  try:
+    network, layout = torch_networks.build(name, _CLASSES, frames)
+  except KeyError:
+    print(f'| `{name}` | is not written in PyTorch here | | | | | |')
+    return
   model = get_model(name, num_classes=_CLASSES, num_frames=frames,
                     crop_size=crop, dropout=0.0)
   video = np.random.default_rng(1).standard_normal(
       (1, *model.image_shape)).astype(np.float32)
   variables = _random_variables(model, video)
-  try:
-    network = _in_torch(name, frames, model, variables)
-  except KeyError:
-    print(f'| `{name}` | is not written in PyTorch here | | | | | |')
-    return
+  _load(network, layout, model, variables)
   difference = max(check_conversion.check(
       {'name': name}, model, variables).values())
   theirs = _step_of_torch(network, video, 7)
