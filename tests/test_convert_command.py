@@ -109,8 +109,8 @@ def test_no_checkpoint_is_overwritten(file, converted):
 
 def test_weights_for_bgr_see_the_same_colours(tmp_path):
   model, arguments = networks.build(
-      {'name': 'tsn_bninception'}, num_classes=3, width=1 / 8, crop_size=(32, 32),
-      num_frames=1)
+      {'name': 'tsn_bninception'}, num_classes=3, width=1 / 8,
+      crop_size=(32, 32), num_frames=1)
   shape = (1, 1, 32, 32, 3)
   variables = seeded.variables(model, shape)
   state = convert.to_torch(model, variables, 'bninception')

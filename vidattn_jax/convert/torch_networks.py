@@ -6,7 +6,7 @@ call, `stages` are the outputs of the network's stages, channels first.
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+import torch.nn.functional as F  # noqa: N812
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3),
           101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 199: (3, 8, 36, 3)}

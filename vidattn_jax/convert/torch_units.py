@@ -6,7 +6,7 @@ there are any. Each takes and returns [N, C, T, H, W].
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+import torch.nn.functional as F  # noqa: N812
 
 # The axis of [N, C, T, H, W] that a gate of "Attention in Attention" pools
 # away, and the order of the others that its convolution sees.
