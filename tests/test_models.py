@@ -287,3 +287,105 @@ def test_every_name_builds_what_it_says():
     net = model.backbone()
     assert net.shift == name.startswith('tsm')
     assert name.endswith(f'_r{net.depth}')
+
+
+@pytest.mark.parametrize('wrong, message', [
+    ({'stages': 'last'}, "stages is 'last'; it must be a whole number or a"),
+    ({'stages': (1.5,)}, r'stages is \(1.5,\); it must be'),
+    ({'blocks': True}, 'blocks is True; it must be a whole number or a'),
+    ({'dtype': 'bf16'}, "no dtype 'bf16'; did you mean bfloat16"),
+    ({'dtype': 'int8'}, "no dtype 'int8'; "),
+    ({'dtype': jnp.int8}, "no dtype 'int8'; "),
+    ({'dtype': None}, 'no dtype None; '),
+    ({'crop_size': 64.0}, 'crop_size is 64.0; it must be'),
+    ({'crop_size': (64,)}, r'crop_size is \(64,\); .* two of them'),
+    ({'crop_size': (64, 0)}, r'crop_size is \(64, 0\); it must be'),
+    ({'num_frames': 0}, 'num_frames is 0; it must be 1 or more'),
+    ({'num_frames': 8.0}, 'num_frames is 8.0; it must be 1 or more'),
+    ({'num_classes': 0}, 'num_classes is 0; it must be 1 or more'),
+    ({'num_classes': {}}, 'num_classes is {}; give it a number, or {head'),
+    ({'num_classes': {'verb': 0}}, r"num_classes\['verb'\] is 0; it must be 1"),
+    ({'dropout': 2.0}, 'dropout is 2.0; it must be a number from 0 on'),
+    ({'dropout': 1}, 'dropout is 1; .* below 1'),
+    ({'dropout': float('nan')}, 'dropout is nan; '),
+    ({'width': 'a'}, "width is 'a'; it must be above 0"),
+    ({'width': 0}, 'width is 0; it must be above 0'),
+    ({'attention': 'STA', 'attention_options': 'pool'},
+     "attention_options is 'pool'; it must be a dict"),
+    ({'attention_options': 'pool'}, 'it must be a dict')])
+def test_wrong_values_are_named(wrong, message):
+  with pytest.raises(ValueError, match=message):
+    models.get_model('tsn_r18', **wrong)
+
+
+@pytest.mark.parametrize('near_identity', [False, True])
+@pytest.mark.parametrize('unit, option', [
+    ('SE3D', {'reduction': 0}), ('SENet-3D', {'reduction': 1.5}),
+    ('CBAM3D377', {'reduction': 0}), ('STC', {'reduction': True}),
+    ('STA', {'step_size': 2.5}), ('TA', {'step_size': 0})])
+def test_wrong_options_of_units_are_named(unit, option, near_identity):
+  (key, value), = option.items()
+  with pytest.raises(ValueError, match=f'{key} is {value}; it must be 1 or'):
+    models.get_model('slow_r50', attention=unit, attention_options={
+        **option, 'near_identity': near_identity})
+
+
+@pytest.mark.parametrize('name, wrong, message', [
+    ('tsn_r18', {'stages': ()}, r'stages is \(\), so that .* of 1 to 4'),
+    ('c3d', {'stages': []}, r'stages is \(\), so that .* of 1 to 5'),
+    ('tsn_r18', {'stages': 0}, 'no stage 0'),
+    ('r3d_18', {'blocks': ()}, r'blocks is \(\), so that'),
+    ('tsn_r18', {'blocks': 2}, r'blocks has 2, .* 2 blocks; .*-2 .* to 1'),
+    ('r3d_50', {'blocks': (0, -7)}, r'blocks has -7, .*-6 .* to 5'),
+    ('slow_r50', {'blocks': 3, 'stages': (1, 4)}, 'blocks has 3, .* to 2'),
+    ('c3d', {'blocks': 1, 'stages': 1}, r'blocks has 1, .* 1 block; .* to 0'),
+    ('p3d_199', {'blocks': 36}, 'blocks has 36, .* to 35'),
+    ('st_abn_r50', {'blocks': 6}, 'blocks has 6, .* to 5'),
+    ('tstam', {'blocks': 5}, 'blocks has 5, .* to 4'),
+    ('tsn_r101', {'placement': 'aia', 'stages': 3, 'blocks': (1, -2)},
+     "placement 'aia' .* 0, 2, 4")])
+def test_units_that_would_stand_nowhere_are_refused(name, wrong, message):
+  with pytest.raises(ValueError, match=message):
+    models.get_model(name, attention='SE3D', **wrong)
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_what_is_left_open_is_the_unit_s_own(name):
+  build = {'attention': 'STA'}
+  fields = models.get_model(name, **build).backbone.keywords
+  opened = models.get_model(name, position=None, stages=None, blocks=None,
+                            shortcut=None, **build)
+  assert opened.backbone.keywords.keys() == fields.keys()
+  assert opened.backbone.keywords['stages'] == fields['stages']
+
+
+def test_values_are_brought_to_their_types():
+  model = models.get_model(
+      'tsn_r101', attention='SE3D', stages=3, blocks=[0, -1],
+      dtype=jnp.bfloat16, num_classes={'verb': np.int64(3)}, placement='aia',
+      num_frames=4, crop_size=[40, 48])
+  net = model.backbone()
+  assert (net.stages, net.blocks) == ((3,), (0, -1))
+  assert net.dtype == jnp.bfloat16
+  assert model.image_shape == (4, 40, 48, 3)
+  assert dict(model.num_classes) == {'verb': 3}
+  # A block that only the longest of the stages has stands somewhere.
+  models.get_model('tsn_r50', attention='SE3D', blocks=5)
+  # Without a unit, no stages are as good as any.
+  assert models.get_model('tsn_r50', stages=()).backbone().stages == ()
+
+
+def test_st_abn_takes_one_number_of_classes():
+  with pytest.raises(ValueError, match='st_abn_r50 takes one number of class'):
+    models.get_model('st_abn_r50', num_classes={'verb': 3})
+
+
+@pytest.mark.parametrize('name, override', [
+    ('c3d', 'position'), ('tsn_bninception', 'position'), ('c3d', 'shortcut'),
+    ('tsn_r50', 'shortcut'), ('slow_r50', 'shortcut'), ('tsn_r50', 'depth'),
+    ('tsm_r50', 'shift'), ('slow_r50', 'frame_sum'), ('r3d_18', 'backbone')])
+def test_what_other_networks_have_is_answered_with_what_this_has(name,
+                                                                 override):
+  with pytest.raises(ValueError, match=(
+      f"{name} has no '{override}', its overrides are width, .*num_classes")):
+    models.get_model(name, **{override: 'B'})

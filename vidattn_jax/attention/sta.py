@@ -99,16 +99,19 @@ class STA(nn.Module):
   by_channel: bool = True
   dtype: jnp.dtype = jnp.float32
 
+  def __post_init__(self):
+    """Raises a ValueError if `step_size` is no whole number from 1 on."""
+    layers.check_whole('step_size', self.step_size)
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`.
 
     Raises:
       ValueError: `x` has another height and width (SA: or number of frames)
-        than at initialisation, without `pool`; or `step_size` is below 1.
+        than at initialisation, without `pool`.
     """
-    if self.step_size < 1:
-      raise ValueError(f'step_size is {self.step_size}; it must be 1 or more.')
     tied = (2, 3) if self.by_frame else (1, 2, 3)
     built = {}
     if self.has_variable('params', 'conv1'):
@@ -163,6 +166,11 @@ class STC(nn.Module):
   reduction: int = 16
   pool: bool = False
   dtype: jnp.dtype = jnp.float32
+
+  def __post_init__(self):
+    """Raises a ValueError if `reduction` is no whole number from 1 on."""
+    layers.check_whole('reduction', self.reduction)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -135,6 +135,13 @@ class BNInception(nn.Module):
   blocks: tuple[int, ...] | None = None
   dtype: jnp.dtype = jnp.float32
 
+  @nn.nowrap
+  def check_fields(self):
+    """Raises a ValueError if a field is not one of those above."""
+    layers.check_placement(
+        self.width, self.attention, self.stages, self.blocks,
+        (1, *(len(modules) for modules in STAGES)))
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False):
     """Computes the features of every stage.
@@ -151,7 +158,7 @@ class BNInception(nn.Module):
       ValueError: a field is not one of those above, or H or W is no multiple
         of 32.
     """
-    layers.check_placement(self.width, self.stages, len(STAGES) + 1)
+    self.check_fields()
     if x.shape[2] % _DIVISOR or x.shape[3] % _DIVISOR:
       raise ValueError(
           f'The video has the shape {x.shape}; BN-Inception takes heights and '

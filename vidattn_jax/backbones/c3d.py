@@ -36,6 +36,13 @@ class C3D(nn.Module):
   blocks: tuple[int, ...] | None = (-1,)
   dtype: jnp.dtype = jnp.float32
 
+  @nn.nowrap
+  def check_fields(self):
+    """Raises a ValueError if a field is not one of those above."""
+    layers.check_placement(
+        self.width, self.attention, self.stages, self.blocks,
+        tuple(len(convolutions) for convolutions, _ in _STAGES))
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False):
     """Computes the features of every stage.
@@ -51,7 +58,7 @@ class C3D(nn.Module):
     Raises:
       ValueError: a field is not one of those above, or the clip is too small.
     """
-    layers.check_placement(self.width, self.stages, len(_STAGES))
+    self.check_fields()
     if min(x.shape[1:4]) < _LEAST:
       raise ValueError(
           f'The video has the shape {x.shape}; C3D takes clips of at least '

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import numbers
 
 from flax import linen as nn
 import jax
@@ -128,22 +129,66 @@ def attended(attention: Callable[..., nn.Module] | None,
   return attention if chosen and stage in stages else None
 
 
-def check_placement(width: float, stages: tuple[int, ...], num_stages: int,
-                    position: str = '', positions: tuple[str, ...] = ('',)):
+def is_whole(value) -> bool:
+  """Tells whether a value is a whole number; truth values are none."""
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_whole(key: str, value):
+  """Checks a whole number from 1 on.
+
+  Args:
+    key: what it is called.
+    value: what was given for it.
+
+  Raises:
+    ValueError: `value` is no whole number from 1 on.
+  """
+  if not is_whole(value) or value < 1:
+    raise ValueError(f'{key} is {value!r}; it must be 1 or more, a whole '
+                     'number.')
+
+
+def check_placement(width: float, attention: Callable[..., nn.Module] | None,
+                    stages: tuple[int, ...], blocks: tuple[int, ...] | None,
+                    depths: tuple[int, ...], position: str = '',
+                    positions: tuple[str, ...] = ('',)):
   """Checks what places the units in a backbone.
 
   Args:
     width: multiplier of widths.
+    attention: the factory of all units, or None.
     stages: stages with units.
-    num_stages: how many there are.
+    blocks: blocks with units in each of those, see `attended`.
+    depths: number of blocks of each stage that there is.
     position: where in a block the unit stands.
     positions: what it may be.
 
   Raises:
-    ValueError: one of them is not what it may be; it is named.
+    ValueError: one of them is not what it may be, or a unit would stand
+      nowhere; it is named.
   """
   for stage in stages:
-    names.check_name('stage', stage, tuple(range(1, num_stages + 1)))
+    names.check_name('stage', stage, tuple(range(1, len(depths) + 1)))
   names.check_name('position', position, positions)
   if width <= 0:
     raise ValueError(f'width is {width}; it must be above 0.')
+  if attention is None:
+    return
+  if not stages:
+    raise ValueError(
+        'stages is (), so that the attention unit stands nowhere; name stages '
+        f'of 1 to {len(depths)}, or leave stages or attention out.')
+  if blocks is None:
+    return
+  if not blocks:
+    raise ValueError(
+        'blocks is (), so that the attention unit stands nowhere; name '
+        'blocks from 0, or leave blocks or attention out.')
+  deepest = max(depths[stage - 1] for stage in stages)
+  for block in blocks:
+    if not -deepest <= block < deepest:
+      raise ValueError(
+          f'blocks has {block}, but the longest of the stages {stages} has '
+          f'{deepest} block{"s" * (deepest > 1)}; name blocks from '
+          f'{-deepest} (from the end) to {deepest - 1}.')

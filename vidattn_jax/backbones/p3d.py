@@ -105,6 +105,13 @@ class P3D(nn.Module):
   blocks: tuple[int, ...] | None = None
   dtype: jnp.dtype = jnp.float32
 
+  @nn.nowrap
+  def check_fields(self):
+    """Raises a ValueError if a field is not one of those above."""
+    layers.check_placement(self.width, self.attention, self.stages,
+                           self.blocks, _DEPTHS, self.position,
+                           resnet.POSITIONS)
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False):
     """Computes the features of every stage.
@@ -121,8 +128,7 @@ class P3D(nn.Module):
     Raises:
       ValueError: a field is not one of those above, or the clip is too short.
     """
-    layers.check_placement(self.width, self.stages, len(_DEPTHS),
-                           self.position, resnet.POSITIONS)
+    self.check_fields()
     if x.shape[1] < _LEAST_FRAMES:
       raise ValueError(f'The video has {x.shape[1]} frames; P3D takes at least '
                        f'{_LEAST_FRAMES}: set num_frames to that or more.')

@@ -156,6 +156,37 @@ class ResNet(nn.Module):
   blocks: tuple[int, ...] | None = None
   dtype: jnp.dtype = jnp.float32
 
+  @nn.nowrap
+  def check_fields(self):
+    """Raises a ValueError if a field is not one of those above."""
+    names.check_name('depth', self.depth, DEPTHS)
+    names.check_name('placement', self.placement, PLACEMENTS)
+    depths = DEPTHS[self.depth]
+    layers.check_placement(self.width, self.attention, self.stages,
+                           self.blocks, depths, self.position, POSITIONS)
+    if self.attention is not None and not any(
+        self._unit(stage, block) for stage, depth in enumerate(depths, 1)
+        for block in range(depth)):
+      raise ValueError(
+          f'blocks is {self.blocks}, but with placement \'aia\' stages of '
+          f'{_LONG_STAGE} blocks have units in blocks 0, 2, 4, ... alone; name '
+          'some of these, or set placement to \'tsm\'.')
+
+  @nn.nowrap
+  def _every(self, stage):
+    """Returns 2 if every second block of a stage is shifted, else 1."""
+    depths = DEPTHS[self.depth]
+    long = depths[stage - 1] if self.placement == 'aia' else max(depths)
+    return 2 if long >= _LONG_STAGE else 1
+
+  @nn.nowrap
+  def _unit(self, stage, block):
+    """Returns the factory of a block's attention unit, or None."""
+    if self.placement == 'aia' and block % self._every(stage):
+      return None
+    return layers.attended(self.attention, self.stages, self.blocks, stage,
+                           block, DEPTHS[self.depth][stage - 1])
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False):
     """Computes the features of every stage.
@@ -171,10 +202,7 @@ class ResNet(nn.Module):
     Raises:
       ValueError: a field is not one of those above.
     """
-    names.check_name('depth', self.depth, DEPTHS)
-    names.check_name('placement', self.placement, PLACEMENTS)
-    layers.check_placement(self.width, self.stages, len(DEPTHS[self.depth]),
-                           self.position, POSITIONS)
+    self.check_fields()
     base = layers.widened(64, self.width)
     x = layers.conv(base, (7, 7), (2, 2), layers.centered((7, 7)),
                     dtype=self.dtype, name='conv1')(x.astype(self.dtype))
@@ -182,22 +210,17 @@ class ResNet(nn.Module):
         x, use_running_average=not train))
     x = layers.MaxPool((1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)),
                        name='maxpool')(x)
-    depths = DEPTHS[self.depth]
     outputs = []
-    for i, depth in enumerate(depths):
-      long = depth if self.placement == 'aia' else max(depths)
-      every = 2 if long >= _LONG_STAGE else 1
+    for i, depth in enumerate(DEPTHS[self.depth]):
+      every = self._every(i + 1)
       blocks = []
       for j in range(depth):
-        unit = layers.attended(self.attention, self.stages, self.blocks, i + 1,
-                               j, depth)
-        if self.placement == 'aia' and j % every:
-          unit = None
         blocks.append(functools.partial(
             Block, base * 2 ** i, stride=2 if i > 0 and j == 0 else 1,
             bottleneck=self.depth >= BOTTLENECK_FROM,
-            shift=self.shift and j % every == 0, attention=unit,
-            position=self.position, dtype=self.dtype))
+            shift=self.shift and j % every == 0,
+            attention=self._unit(i + 1, j), position=self.position,
+            dtype=self.dtype))
       x = Stage(tuple(blocks), name=f'layer{i + 1}')(x, train)
       outputs.append(x)
     return outputs

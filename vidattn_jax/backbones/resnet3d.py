@@ -56,6 +56,15 @@ class ResNet3D(nn.Module):
   num_stages: int = 4
   dtype: jnp.dtype = jnp.float32
 
+  @nn.nowrap
+  def check_fields(self):
+    """Raises a ValueError if a field is not one of those above."""
+    names.check_name('depth', self.depth, DEPTHS)
+    names.check_name('shortcut', self.shortcut, SHORTCUTS)
+    layers.check_placement(self.width, self.attention, self.stages,
+                           self.blocks, DEPTHS[self.depth], self.position,
+                           resnet.POSITIONS)
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False):
     """Computes the features of every stage.
@@ -71,11 +80,7 @@ class ResNet3D(nn.Module):
     Raises:
       ValueError: a field is not one of those above.
     """
-    names.check_name('depth', self.depth, DEPTHS)
-    names.check_name('shortcut', self.shortcut, SHORTCUTS)
-    depths = DEPTHS[self.depth]
-    layers.check_placement(self.width, self.stages, len(depths),
-                           self.position, resnet.POSITIONS)
+    self.check_fields()
     stem = (1 if self.slow else 7, 7, 7)
     x = layers.conv(
         layers.widened(64, self.width), stem, (1, 2, 2), layers.centered(stem),

@@ -1,7 +1,10 @@
 """Networks by name."""
 
+import contextlib
 import dataclasses
 import functools
+import math
+import numbers
 from typing import Any
 
 from flax import linen as nn
@@ -12,6 +15,7 @@ from vidattn_jax import names
 from vidattn_jax.attention import tstam
 from vidattn_jax.backbones import bn_inception
 from vidattn_jax.backbones import c3d
+from vidattn_jax.backbones import layers
 from vidattn_jax.backbones import p3d
 from vidattn_jax.backbones import resnet
 from vidattn_jax.backbones import resnet3d
@@ -102,6 +106,9 @@ MODELS = tuple(_NETWORKS)
 # Fields that are not for users: the network's name decides them.
 _INNER = ('parent', 'name', 'backbone', 'neck', 'consensus', 'flow_channels',
           'tied', 'num_stages')
+# What the network or the unit decides where it is None.
+_LEFT_OPEN = ('position', 'stages', 'blocks', 'shortcut')
+DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
 
 def get_model(name: str, **overrides) -> nn.Module:
@@ -110,12 +117,15 @@ def get_model(name: str, **overrides) -> nn.Module:
   Args:
     name: one of `MODELS`.
     **overrides: fields of `Recognizer` and of the backbone: `num_classes`
-      (int, or {head name: int}; 400 unless given), `num_frames`, `crop_size`
-      (int or (H, W)), `modality` ('rgb', 'flow'), `dropout`, `freeze`,
-      `partial_bn`, `width`, `dtype`, and what the backbone takes beside; and
-      `attention` (a unit in its paper's spelling, or None) with
+      (int, or {head name: int} but for st_abn_*; 400 unless given),
+      `num_frames`, `crop_size` (int or (H, W)), `modality` ('rgb', 'flow'),
+      `dropout` (from 0, below 1), `freeze`, `partial_bn`, `width` (above 0),
+      `dtype` (one of `DTYPES`, or its type), and what the backbone takes
+      beside; and `attention` (a unit in its paper's spelling, or None) with
       `attention_options`, `position`, `stages` and `blocks`. `position` and
-      `stages` are the unit's paper's unless given. `tstam` takes the fields of
+      `stages` are the unit's paper's unless given; `stages` and `blocks` are
+      whole numbers or tuples of them. None for these three or for `shortcut`
+      is as if left out. `tstam` takes the fields of
       `attention.tstam.TSTAM`, too, and `backbone`, the name of a tsn_ or tsm_
       network (tsn_se_bninception unless given).
 
@@ -124,7 +134,8 @@ def get_model(name: str, **overrides) -> nn.Module:
     returns a dict with `logits` [N, K].
 
   Raises:
-    ValueError: a name or a value is unknown; the message has the nearest.
+    ValueError: a name is unknown, the message has the nearest; or a value is
+      wrong, or an attention unit would stand nowhere.
   """
   names.check_name('model', name, _NETWORKS)
   network = _NETWORKS[name]
@@ -138,21 +149,22 @@ def get_model(name: str, **overrides) -> nn.Module:
       [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
       if cls else [] for cls in (network.backbone, network.network,
                                  network.neck))
-  for override in overrides:
-    names.check_name(f'override of {name}', override,
-                     [*inner, *outer, *of_neck, 'attention_options'])
+  overrides = {k: v for k, v in overrides.items()
+               if not (v is None and k in _LEFT_OPEN)}
+  _check_overrides(name, overrides,
+                   [*inner, *outer, *of_neck, 'attention_options'])
   values = {'num_classes': 400, **network.fixed, **network.defaults,
             **overrides}
-  if isinstance(values.get('crop_size'), int):
-    values['crop_size'] = (values['crop_size'],) * 2
-  if 'dtype' in values:
-    values['dtype'] = jnp.dtype(values['dtype'])
-  names.check_name('modality', values.get('modality', 'rgb'),
-                   recognizer.MODALITIES)
+  if network.network is st_abn.STABN and hasattr(
+      values['num_classes'], 'keys'):
+    raise ValueError(f'{name} takes one number of classes, but num_classes is '
+                     f'{values["num_classes"]!r}; set it to an int.')
+  _check_values(values)
   _place_attention(network, values)
   backbone = functools.partial(
       network.backbone, **network.decided,
       **{k: v for k, v in values.items() if k in inner})
+  backbone(parent=None).check_fields()
   if network.neck:
     if 'num_segments' in of_neck:
       values.setdefault('num_segments', values['num_frames'])
@@ -163,24 +175,115 @@ def get_model(name: str, **overrides) -> nn.Module:
       backbone, **{k: v for k, v in values.items() if k in kept})
 
 
+def _check_overrides(name, overrides, known):
+  """Raises an error if an override is none of a network's."""
+  parts = [part for network in _NETWORKS.values()
+           for part in (network.backbone, network.network, network.neck)
+           if part]
+  elsewhere = {f.name for part in parts for f in dataclasses.fields(part)}
+  for override in overrides:
+    # What other networks have is no slip of the pen.
+    if override in elsewhere and override not in known:
+      raise ValueError(
+          f'There is no override of {name} {override!r}; {name} has no '
+          f'{override!r}, its overrides are {", ".join(dict.fromkeys(known))}.')
+    names.check_name(f'override of {name}', override, dict.fromkeys(known))
+
+
+def _check_values(values):
+  """Checks what users set, and brings it to its type."""
+  for key in ('stages', 'blocks'):
+    if key in values:
+      values[key] = _whole_numbers(key, values[key])
+  if 'num_frames' in values:
+    layers.check_whole('num_frames', values['num_frames'])
+  if 'crop_size' in values:
+    values['crop_size'] = _crop_size(values['crop_size'])
+  values['num_classes'] = _num_classes(values['num_classes'])
+  if 'dtype' in values:
+    values['dtype'] = _dtype(values['dtype'])
+  dropout = values.get('dropout', 0)
+  if not (_is_number(dropout) and 0 <= dropout < 1):
+    raise ValueError(
+        f'dropout is {dropout!r}; it must be a number from 0 on and below 1.')
+  width = values.get('width', 1)
+  if not (_is_number(width) and 0 < width < math.inf):
+    raise ValueError(f'width is {width!r}; it must be above 0, a factor of '
+                     'all widths such as 0.5.')
+  names.check_name('modality', values.get('modality', 'rgb'),
+                   recognizer.MODALITIES)
+
+
+def _is_number(value):
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _whole_numbers(key, value):
+  """Returns a tuple of ints of one or several."""
+  several = value if isinstance(value, list | tuple) else [value]
+  if not all(map(layers.is_whole, several)):
+    raise ValueError(f'{key} is {value!r}; it must be a whole number or a '
+                     'tuple of them, such as (1, 2).')
+  return tuple(map(int, several))
+
+
+def _crop_size(value):
+  """Returns (height, width) of one or two lengths."""
+  two = (value if isinstance(value, list | tuple) and len(value) == 2
+         else (value, value))
+  if not all(layers.is_whole(length) and length >= 1 for length in two):
+    raise ValueError(f'crop_size is {value!r}; it must be a whole number of '
+                     'pixels, 1 or more, or two of them: (height, width).')
+  return tuple(map(int, two))
+
+
+def _num_classes(value):
+  """Returns an int or {head name: int}."""
+  if not hasattr(value, 'keys'):
+    layers.check_whole('num_classes', value)
+    return int(value)
+  if not value:
+    raise ValueError(f'num_classes is {value!r}; give it a number, or {{head '
+                     'name: number}} with one head or more.')
+  for head in value:
+    layers.check_whole(f'num_classes[{head!r}]', value[head])
+  return {head: int(value[head]) for head in value}
+
+
+def _dtype(value):
+  """Returns the type of a computation."""
+  name = value
+  if value is not None and not isinstance(value, str):
+    with contextlib.suppress(TypeError):  # No type, and no name of one.
+      name = jnp.dtype(value).name
+  names.check_name('dtype', name, DTYPES)
+  return jnp.dtype(name)
+
+
 def _place_attention(network, values):
   """Makes the unit's factory of its name, and completes where it stands."""
   unit = values.pop('attention', None)
-  options = values.pop('attention_options', None) or {}
+  options = values.pop('attention_options', None)
+  if options is None:
+    options = {}
+  if not hasattr(options, 'keys'):
+    raise ValueError(f'attention_options is {options!r}; it must be a dict of '
+                     "options and their values, such as {'pool': True}.")
   if unit is None:
     if options:
       raise ValueError(f'attention_options are {options}, but no attention '
                        'unit is chosen; set attention, or leave them out.')
-    for key in ('position', 'stages'):
-      if values.get(key, 0) is None:
-        del values[key]
     return
   values['attention'] = attention_units.get_attention(unit, **options)
+  # Made once for the checks of its options; a unit that is faded in makes
+  # its inner one only when called.
+  attention_units.get_attention(
+      unit, **{k: v for k, v in options.items() if k != 'near_identity'})(
+          parent=None)
   values['tied'] = tuple(sorted({*values.get('tied', ()),
                                  *attention_units.TIED.get(unit, ())}))
-  if values.get('position') is None:
-    values['position'] = attention_units.POSITIONS[unit]
-  if values.get('stages') is None:
-    last = network.num_stages
-    values['stages'] = ((last,) if unit in attention_units.IN_LAST_STAGE
-                        else tuple(range(1, last + 1)))
+  values.setdefault('position', attention_units.POSITIONS[unit])
+  last = network.num_stages
+  values.setdefault('stages', (
+      (last,) if unit in attention_units.IN_LAST_STAGE
+      else tuple(range(1, last + 1))))

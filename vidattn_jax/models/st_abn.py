@@ -18,6 +18,7 @@ class STABN(recognizer.Recognizer):
   a slow pathway without its last stage, which is the perception branch.
 
   Attributes:
+    num_classes: number of classes; one number, not several heads.
     attention_head: see `abn.AttentionBranch.head`.
     mixing_relu: see `abn.Mechanism.relu`.
     dtype: type of the computation.
