@@ -57,14 +57,14 @@ def test_tables():
                                        819_200),
           'a long name': complexity.Complexity(1, 2, 3, 4)}
   assert complexity.table(rows) == (
-      'model        params (M)  GMACs  Table I GFLOPs  weights (MB)'
+      'model        parameters    GMACs  Table I GFLOPs  weights (MB)'
       '  checkpoint (MB)\n'
-      'TSN               23.86  32.70           32.88          95.5'
+      'TSN          23,864,558  32.6999         32.8786          95.5'
       '            190.9\n'
-      'a long name        0.00   0.00            0.00           0.0'
+      'a long name           1   0.0000          0.0000           0.0'
       '              0.0\n')
   lines = complexity.table(rows, 'markdown', ('aia', 'sta')).splitlines()
-  assert lines[1].startswith('| ----------- | ---------: | ----: | -------')
+  assert lines[1].startswith('| ----------- | ---------: | ------: | -----')
   assert 'Table III GFLOPs' in lines[0]
   assert {line.count('|') for line in lines} == {8}
   assert complexity.table(rows, 'csv').splitlines()[1:] == [

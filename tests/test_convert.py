@@ -296,3 +296,30 @@ def test_load_into_starts_from_a_file(slim, tmp_path):
   assert report.unused == ('module.extra',)
   assert report.layout == 'tsm'
   assert sorted(report.fresh) == ['params/head/bias', 'params/head/kernel']
+
+
+@pytest.mark.parametrize('unit', ['STA', 'CinST->STinC', 'GE3D-G'])
+def test_a_unit_that_fades_in_goes_and_comes_back(unit):
+  model = models.get_model(
+      'tsn_r18', width=1 / 16, num_classes=3, attention=unit, num_frames=2,
+      crop_size=40, stages=(4,), attention_options={'near_identity': True})
+  variables = seeded.variables(model, (1, *model.image_shape))
+  state = convert.to_torch(model, variables, 'torchvision')
+  assert state['layer4.0.gate.alpha'].shape == ()
+  back = convert.from_torch(model, state, model.image_shape)
+  jax.tree.map(np.testing.assert_array_equal, dict(variables), back)
+
+
+@pytest.mark.parametrize('name, overrides', [
+    ('r3d_18', {'attention': 'STA', 'shortcut': 'B'}),
+    ('st_abn_r50', {})])
+def test_the_shape_that_is_given_decides(name, overrides):
+  shape, width = (8, 48, 64, 3), {'width': 1 / 16, 'num_classes': 3}
+  meant = models.get_model(name, num_frames=8, crop_size=(48, 64), **width,
+                           **overrides)
+  variables = seeded.variables(meant, (1, *shape))
+  state = convert.to_torch(meant, variables,
+                           'st_abn' if name == 'st_abn_r50' else 'r3d')
+  other = models.get_model(name, **width, **overrides)
+  back = convert.from_torch(other, state, shape)
+  jax.tree.map(np.testing.assert_array_equal, dict(variables), back)

@@ -88,6 +88,27 @@ def test_images_are_inflated_for_a_3d_network(file, weights, tmp_path, capsys):
   assert 'mean over 7 frames' in capsys.readouterr().out
 
 
+def test_places_that_cannot_be_written_are_named_before_the_work(
+    file, converted, tmp_path):
+  (tmp_path / 'taken').write_text('')
+  with pytest.raises(SystemExit, match='taken is a file; give a directory'):
+    cli.main(['convert', str(file), '--model=tsn_r18',
+              f'--out={tmp_path / "taken"}'])
+  with pytest.raises(SystemExit, match='back.safetensors cannot be written'):
+    cli.main(['convert', str(converted),
+              f'--out={tmp_path / "taken" / "back.safetensors"}'])
+  # A folder that is not there is made.
+  cli.main(['convert', str(converted),
+            f'--out={tmp_path / "new" / "back.safetensors"}'])
+  assert (tmp_path / 'new' / 'back.safetensors').is_file()
+
+
+def test_crop_above_the_usual_size_is_enlarged(file, tmp_path):
+  cli.main(['convert', str(file), '--model=tsn_r18', '--num-frames=1',
+            '--crop-size', '320', '288', f'--out={tmp_path / "out"}'])
+  assert checkpoint.load(tmp_path / 'out')[1]['pixels']['resize'] == 320
+
+
 @pytest.mark.parametrize('flags, message', [
     (['--model=tsn_r18', '--attention=C'], 'not in .* take what fits with'),
     (['--model=tsn_r50'], 'tsn_r50|shapes differ|not in'),
@@ -155,6 +176,29 @@ def test_check_finds_equal_what_is_and_different_what_is_not(monkeypatch):
   jax.clear_caches()
   with pytest.raises(ValueError, match='the weights are of another network'):
     check_conversion.confirm(_check('tsm_r18', **small))
+
+
+def test_check_sees_names_and_axes_and_writes_nothing_if_it_fails(
+    file, weights, tmp_path, monkeypatch):
+  pytest.importorskip('torch')
+  flags = ['convert', str(file), '--model=tsn_r18', '--check', *_SIZE,
+           f'--out={tmp_path / "out"}']
+  with pytest.raises(SystemExit, match='full width only'):
+    cli.main([*flags, '--width=0.5'])
+  # Two convolutions of one shape change places on the way in and out.
+  from vidattn_jax.convert import layouts
+  swap = {'backbone/layer1/block0/conv1': 'backbone/layer1/block0/conv2',
+          'backbone/layer1/block0/conv2': 'backbone/layer1/block0/conv1'}
+  right = layouts.torch_name
+
+  def wrong(path, layout):
+    module, _, leaf = path.rpartition('/')
+    return right(f'{swap.get(module, module)}/{leaf}', layout)
+
+  monkeypatch.setattr(layouts, 'torch_name', wrong)
+  with pytest.raises(SystemExit, match='weights are of another network'):
+    cli.main(flags)
+  assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.slow

@@ -521,6 +521,31 @@ def stored(tmp_path_factory):
   return root / 'net', video
 
 
+def test_network_without_a_unit_is_named_by_itself(stored, tmp_path):
+  net, video = stored
+  _, description, _ = checkpoint.load(net)
+  model = {k: v for k, v in description['model'].items() if k != 'attention'}
+  plain = models.get_model('tsn_r18', num_classes=3, num_frames=2,
+                           crop_size=40, width=1 / 16)
+  weights = seeded.variables(plain, (1, *plain.image_shape))
+  model |= {'name': 'tsn_r18', 'num_classes': 3, 'num_frames': 2,
+            'crop_size': [40, 40], 'width': 1 / 16}
+  model.pop('attention_options')
+  pixels = {**description['pixels'], 'num_frames': 2, 'crop_size': [40, 40]}
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'plain')
+  checkpoints.save(
+      state.TrainState(step=np.asarray(1, np.int32), params=weights['params'],
+                       batch_stats=weights['batch_stats'], opt_state={},
+                       ema={}, plateau={}),
+      {**description, 'model': model, 'pixels': pixels,
+       'classes': ['a', 'b', 'c']}, {'top1': 0.5})
+  checkpoints.close()
+  cli.main(['explain', str(video), f'--checkpoint={tmp_path / "plain"}',
+            f'--out={tmp_path / "out"}'])
+  page = (tmp_path / 'out' / 'index.html').read_text()
+  assert 'tsn_r18' in page and 'tsn_r18 with' not in page
+
+
 def test_command_draws_one_network(stored, tmp_path, capsys):
   net, video = stored
   out = tmp_path / 'deep' / 'out'

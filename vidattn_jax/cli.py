@@ -341,7 +341,10 @@ def _add_convert(commands):
   parser.add_argument('--inflation', default='mean', metavar='NAME',
                       help='how 2D kernels become 3D: mean or centre')
   parser.add_argument('--check', action='store_true',
-                      help='run both networks and compare (takes torch)')
+                      help='run the network in PyTorch, too, on the weights as '
+                      'they stand in the file, and compare (takes torch; '
+                      'full width; not for T-STAM, ST-ABN, and units only in '
+                      'tsn_, tsm_, r3d_, resnext3d_)')
   parser.add_argument('--layout', metavar='NAME',
                       help='layout of the file that is written')
   parser.add_argument('--which', default='best', metavar='WHICH',
@@ -375,16 +378,11 @@ def _convert(arguments):
     except OSError as error:
       raise ValueError(f'--classes: {error}.') from error
     classes = [line for line in map(str.strip, classes) if line]
-  model, variables = convert.to_checkpoint(
+  convert.to_checkpoint(
       arguments.source, model_arguments, arguments.out,
       transforms.pixel_recipe, classes=classes, partial=arguments.partial,
-      inflation=arguments.inflation)
+      inflation=arguments.inflation, check=arguments.check)
   print(f'Written to {arguments.out}.')
-  if arguments.check:
-    from vidattn_jax.tools import check_conversion
-    differences = check_conversion.check(model_arguments, model, variables)
-    print(check_conversion.table(differences), end='')
-    check_conversion.confirm(differences)
 
 
 def _add_flow(commands):

@@ -91,11 +91,15 @@ def save_file(path, state_dict: dict[str, np.ndarray]):
   # Under another name first, so that no half file is ever taken for a whole.
   unfinished = path.with_name(f'{path.name}.unfinished')
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
     save = (_save_safetensors if path.suffix == '.safetensors' else _save_torch)
     save(unfinished, arrays)
     unfinished.replace(path)
+  except OSError as error:
+    raise WeightFileError(f'{path} cannot be written: {error}.') from error
   finally:
-    unfinished.unlink(missing_ok=True)
+    if unfinished.is_file():
+      unfinished.unlink()
 
 
 def _save_safetensors(path, arrays):

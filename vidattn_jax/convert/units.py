@@ -12,6 +12,7 @@ RULES = (
     (r'\.attention\.(?:channel\.|spatial\.)?(fc\d?|bn\d?|conv)\.',
      r'.gate.\1.'),
     (r'\.attention\.(conv\d|deconv|scb|tcb)\.', r'.sta.\1.'),
+    (r'\.attention\.alpha$', '.gate.alpha'),
 )
 # Axes of a published kernel in the order of ours, for a gate that pools T, H,
 # W or C away: its axes are published with channels before space.

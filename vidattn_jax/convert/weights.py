@@ -121,8 +121,7 @@ def to_torch(model: nn.Module, variables: dict, layout: str,
       name = name.replace('new_fc.', 'base_model.fc.')
     inverse = np.argsort(layouts.axes(path, array.ndim))
     name = table.prefix + name
-    state_dict[name] = np.ascontiguousarray(
-        np.asarray(array, np.float32).transpose(inverse))
+    state_dict[name] = _contiguous(np.asarray(array).transpose(inverse))
     if table.counters and name.endswith('.running_var'):
       counter = name.removesuffix('running_var') + _COUNTER
       state_dict[counter] = np.zeros((), np.int64)
@@ -216,7 +215,7 @@ def swap_colours(model: nn.Module, variables: dict) -> dict:
   first = min((path for path, leaf in leaves.items()
                if path.endswith('/kernel') and leaf.ndim >= 4),
               key=lambda path: order[_module(_below(path))])
-  leaves[first] = np.ascontiguousarray(leaves[first][..., ::-1, :])
+  leaves[first] = _contiguous(leaves[first][..., ::-1, :])
   return _unflatten(leaves)
 
 
@@ -281,7 +280,9 @@ class _Description:
 
 
 def _describe(model, image_shape):
-  """Describes a model without running it."""
+  """Describes a model, for clips of a shape, without running it."""
+  frames, height, width, _ = image_shape
+  model = model.clone(num_frames=frames, crop_size=(height, width))
   modules = {}
 
   def note(call, args, kwargs, context):
@@ -343,12 +344,12 @@ def _convert(description, state_dict):
     if plain in table:
       array = np.asarray(state_dict[name])
       path = table[plain]
-      if len(shapes[path].shape) == 1:
-        array = array.squeeze()  # Old files have rows, [1, C].
+      if len(shapes[path].shape) == 1 and array.ndim == 2 == 1 + len(array):
+        array = array[0]  # Old files have rows, [1, C].
       axes = layouts.axes(path, array.ndim)
       if array.ndim == len(axes):
         array = array.transpose(axes)
-      converted[path] = np.ascontiguousarray(array, np.float32)
+      converted[path] = _contiguous(array)
   _check_finite(converted)
   return converted, Report(
       used=tuple(name for plain, name in given.items() if plain in table),
@@ -356,6 +357,11 @@ def _convert(description, state_dict):
       fresh={path: f'there is no {name}' for name, path in table.items()
              if path not in converted},
       layout=layout)
+
+
+def _contiguous(array):
+  """Returns a float32 copy of as many axes, 0 of them, too."""
+  return np.array(array, np.float32, order='C')
 
 
 def _has_net(state_dict):

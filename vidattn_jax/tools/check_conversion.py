@@ -1,5 +1,7 @@
 """Compares a converted network with the same in PyTorch."""
 
+import re
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,32 +14,31 @@ TOLERANCE = 1e-4
 _COUNTER = 'num_batches_tracked'
 
 
-def check(arguments: dict, model: nn.Module, variables: dict,
-          seed: int = 0) -> dict[str, float]:
-  """Runs a network here and in PyTorch, on the same weights and clip.
+# What published names begin with, and those of the networks here do not.
+_BEGINNINGS = r'^(module\.)?(base_model\.)?'
+
+
+def twin(arguments: dict, model: nn.Module):
+  """Builds the network in PyTorch.
 
   Args:
     arguments: those of `get_model`.
     model: the network.
-    variables: dict of `params` and `batch_stats`.
-    seed: of the clip's standard normal numbers.
 
   Returns:
-    {'stage 1', ..., 'logits': largest difference in parts of the largest value
-    of PyTorch's}.
+    (PyTorch's network, the layout that its names follow).
 
   Raises:
     ValueError: torch is not installed, or there is no such network in PyTorch
       here.
   """
   try:
-    import torch
+    import torch  # noqa: F401
   except ImportError as error:
     raise ValueError('--check takes torch, which is not installed; install '
-                     "it, or leave --check out.") from error
+                     'it, or leave --check out.') from error
   from vidattn_jax.convert import torch_networks
-
-  frames, height, width, channels = model.image_shape
+  frames, *_, channels = model.image_shape
   if arguments.get('width', 1.0) != 1.0:
     raise ValueError('--check knows networks of full width only; leave it out.')
   try:
@@ -48,14 +49,49 @@ def check(arguments: dict, model: nn.Module, variables: dict,
     raise ValueError(f'--check knows no {error} in PyTorch; leave it '
                      'out.') from error
   _place_units(network, arguments, model)
+  return network, layout
+
+
+def check(arguments: dict, model: nn.Module, variables: dict,
+          file: dict | None = None, seed: int = 0) -> dict[str, float]:
+  """Runs a network here and in PyTorch, on the same weights and clip.
+
+  Args:
+    arguments: those of `get_model`.
+    model: the network.
+    variables: dict of `params` and `batch_stats`.
+    file: {name: array}, the published weights that the variables are from.
+      Where a name is that of the network in PyTorch, the array goes there as
+      it is, so that the check covers names and axes of the conversion. Other
+      weights come from `variables`, and their names are taken on trust.
+    seed: of the clip's standard normal numbers.
+
+  Returns:
+    {'stage 1', ..., 'logits': largest difference in parts of the largest value
+    of PyTorch's}.
+
+  Raises:
+    ValueError: see `twin`.
+  """
+  network, layout = twin(arguments, model)
+  import torch
+  known = network.state_dict()
   prefix = convert.LAYOUTS[layout].prefix
-  weights = {name.removeprefix(prefix): torch.from_numpy(np.array(array))
-             for name, array in convert.to_torch(
-                 model, variables, layout).items()}
+  arrays = {name.removeprefix(prefix): array for name, array in
+            convert.to_torch(model, variables, layout).items()}
+  head = 'last_linear.' if 'last_linear.bias' in known else 'fc.'
+  for name, array in (file or {}).items():
+    name = re.sub(_BEGINNINGS, '', name).replace('.net.', '.')
+    name = re.sub(r'^new_fc\.', head, name)
+    if name in known and known[name].shape == array.shape:
+      arrays[name] = array
   network.load_state_dict({
-      **{name: value for name, value in network.state_dict().items()
-         if name.endswith(_COUNTER)}, **weights})
+      **{name: value for name, value in known.items()
+         if name.endswith(_COUNTER)},
+      **{name: torch.from_numpy(np.array(array))
+         for name, array in arrays.items()}})
   network.eval()
+  frames, height, width, channels = model.image_shape
   video = np.random.default_rng(seed).standard_normal(
       (1, frames, height, width, channels)).astype(np.float32)
   with torch.no_grad():

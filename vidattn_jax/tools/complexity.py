@@ -175,8 +175,8 @@ def table(rows: dict[str, Complexity], style: str = 'text',
 
   Args:
     rows: {name of the network or stage: counts}.
-    style: 'text' and 'markdown' round to millions and billions; 'csv' has the
-      exact numbers.
+    style: 'text' and 'markdown' round operations to billions, as the papers
+      do; 'csv' has the exact numbers.
     conventions: keys of `CONVENTIONS`, a column each.
 
   Returns:
@@ -199,10 +199,10 @@ def table(rows: dict[str, Complexity], style: str = 'text',
     writer.writerows([name, *(getattr(c, field) for field in fields)]
                      for name, c in rows.items())
     return text.getvalue()
-  cells = [['model', 'params (M)', 'GMACs', *(head for _, head in columns),
+  cells = [['model', 'parameters', 'GMACs', *(head for _, head in columns),
             'weights (MB)', 'checkpoint (MB)']]
-  cells += [[name, f'{c.params / 1e6:.2f}', f'{c.macs / 1e9:.2f}',
-             *(f'{getattr(c, field) / 1e9:.2f}' for field, _ in columns),
+  cells += [[name, f'{c.params:,}', f'{c.macs / 1e9:.4f}',
+             *(f'{getattr(c, field) / 1e9:.4f}' for field, _ in columns),
              f'{c.weight_bytes / 1e6:.1f}', f'{c.checkpoint_bytes / 1e6:.1f}']
             for name, c in rows.items()]
   widths = [max(map(len, column)) for column in zip(*cells)]

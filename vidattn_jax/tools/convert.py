@@ -10,6 +10,7 @@ import ml_collections
 
 import vidattn_jax
 from vidattn_jax import convert
+from vidattn_jax.tools import check_conversion
 from vidattn_jax.tools import networks
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import state as state_lib
@@ -27,6 +28,7 @@ class Pixels:
     bgr: the weights take blue, green, red.
     consecutive: a clip is of frames in a row, not spread over the video.
     average: what is averaged over the clips of a video.
+    flow_mean: of flow in 8 bits.
   """
   resize: int | tuple[int, int] | None = 256
   mean: tuple[float, ...] = (123.675, 116.28, 103.53)
@@ -34,6 +36,7 @@ class Pixels:
   bgr: bool = False
   consecutive: bool = False
   average: str = 'logits'
+  flow_mean: float = 128.0
 
 
 _IMAGENET = Pixels()
@@ -47,7 +50,7 @@ _SLOW = Pixels(256, (114.75,) * 3, (57.375,) * 3, consecutive=True)
 PIXELS = {
     'torchvision': _IMAGENET, 'tsn': _IMAGENET, 'tsm': _IMAGENET,
     'aia': _IMAGENET, 'mmaction2': _IMAGENET, 'r3d': _KINETICS,
-    'mars': dataclasses.replace(_KINETICS, average='logits'),
+    'mars': dataclasses.replace(_KINETICS, average='logits', flow_mean=127.5),
     'pytorchvideo': _SLOW, 'slowfast': _SLOW, 'c3d': _SPORTS,
     'c3d_sports1m': _SPORTS,
     'p3d': dataclasses.replace(_IMAGENET, resize=182, consecutive=True),
@@ -64,14 +67,20 @@ def settings(arguments: dict, pixels: Pixels) -> ml_collections.ConfigDict:
     pixels: what its weights expect.
   """
   model = state_lib.build_model(arguments)
-  frames, height, width, _ = model.image_shape
+  frames, height, width, channels = model.image_shape
+  mean, std = pixels.mean, pixels.std
+  if model.modality == 'flow':
+    # As stored: no motion is the middle of 8 bits, and nothing is divided.
+    mean, std = (pixels.flow_mean,), (1.0,)
   return ml_collections.ConfigDict({
       'model': {'num_frames': frames, 'crop_size': (height, width)},
       'data': {
-          'resize': pixels.resize or min(height, width),
+          'resize': _enlarged(pixels.resize, height, width),
           'dense_span': frames, 'rotate': True,
-          'mean': tuple(m / 255 for m in pixels.mean),
-          'std': tuple(s / 255 for s in pixels.std),
+          'mean': tuple(m / 255 for m in mean),
+          'std': tuple(s / 255 for s in std),
+          'modality': model.modality, 'flow_root': '', 'flow_bound': 20.0,
+          'flow_stack': channels // 2,
           'frame_template': '{:05d}.jpg', 'first_frame': 1},
       'eval': {
           'num_frames': 0, 'crop_size': (0, 0), 'crops': 1,
@@ -80,9 +89,17 @@ def settings(arguments: dict, pixels: Pixels) -> ml_collections.ConfigDict:
           'average': pixels.average}})
 
 
+def _enlarged(resize, height, width):
+  """Returns the size before cropping, not below that of the crop."""
+  if isinstance(resize, tuple):
+    return max(resize[0], height), max(resize[1], width)
+  return max(resize or 0, height, width)
+
+
 def to_checkpoint(path, arguments: dict, out, pixel_recipe, *,
                   classes=None, partial: bool = False,
-                  inflation: str = 'mean', report=print):
+                  inflation: str = 'mean', check: bool = False,
+                  report=print):
   """Writes the weights of a file as a checkpoint that describes itself.
 
   Args:
@@ -95,18 +112,24 @@ def to_checkpoint(path, arguments: dict, out, pixel_recipe, *,
     partial: write it even if the file lacks weights of the network beside
       its head (they are fresh), or has others (they are dropped).
     inflation: see `convert.inflate.inflate`.
+    check: compare with the same network in PyTorch before writing.
     report: function that takes a sentence.
 
   Returns:
     (the network, its variables).
 
   Raises:
-    ValueError: the file cannot be used, does not fit, or `out` is taken.
+    ValueError: the file cannot be used, does not fit, `out` is taken, or the
+      check fails or cannot be made; nothing is written then.
   """
+  if os.path.isfile(out):
+    raise ValueError(f'{out} is a file; give a directory.')
   if checkpoint.exists(out):
     raise ValueError(f'{out} holds a checkpoint; give another directory.')
-  weights = convert.load_file(path)
   model, arguments = networks.build(arguments)
+  if check:
+    check_conversion.twin(arguments, model)
+  weights = convert.load_file(path)
   if 'num_classes' not in arguments:
     found = convert.num_classes(model, weights)
     model, arguments = networks.build(arguments, num_classes=found)
@@ -129,6 +152,10 @@ def to_checkpoint(path, arguments: dict, out, pixel_recipe, *,
   if found.fresh:
     # Drawn all at once: layer by layer takes a minute.
     variables, _ = convert.load_into(model, jax.jit(init)(), weights, inflation)
+  if check:
+    differences = check_conversion.check(arguments, model, variables, weights)
+    report(check_conversion.table(differences))
+    check_conversion.confirm(differences)
   pixels = PIXELS[found.layout]
   if pixels.bgr and model.modality == 'rgb':
     variables = convert.swap_colours(model, variables)
@@ -146,7 +173,10 @@ def to_checkpoint(path, arguments: dict, out, pixel_recipe, *,
 
 def _write(out, variables, description):
   variables = jax.tree.map(jnp.asarray, variables)
-  checkpoints = checkpoint.Checkpoints(out)
+  try:
+    checkpoints = checkpoint.Checkpoints(out)
+  except OSError as error:
+    raise ValueError(f'{out} cannot be written: {error}.') from error
   checkpoints.save(state_lib.TrainState(
       step=jnp.zeros((), jnp.int32), params=variables['params'],
       batch_stats=variables['batch_stats'], opt_state={}, ema={}, plateau={}),

@@ -90,7 +90,7 @@ def _load(path, name, which, report):
     return {k: v for k, v in outputs.items() if k != 'stages'}, cam
 
   data = description['config']['data']
-  unit = description['model']['attention']
+  unit = description['model'].get('attention')
   return Explainer(
       name, description['model']['name'] + (f' with {unit}' if unit else ''),
       tuple(description['classes']), recipe,
