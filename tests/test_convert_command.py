@@ -215,7 +215,8 @@ def test_every_unit_equals_its_formula_in_pytorch(unit):
 @pytest.mark.parametrize('name, sizes', [
     ('tsn_r50', (2, 48)), ('r3d_50', (8, 48)), ('resnext3d_101', (8, 48)),
     ('slow_r50', (3, 48)), ('c3d', (16, 112)), ('p3d_199', (16, 64)),
-    ('tsn_bninception', (2, 64)), ('tsn_se_bninception', (2, 64))])
+    ('tsn_bninception', (2, 64)), ('tsn_se_bninception', (2, 64)),
+    ('tstam', (3, 64)), ('st_abn_r50', (4, 64))])
 def test_every_kind_of_network_equals_pytorch(name, sizes):
   pytest.importorskip('torch')
   check_conversion.confirm(_check(
@@ -226,7 +227,7 @@ def test_check_says_what_it_does_not_know():
   pytest.importorskip('torch')
   for name, overrides, message in (
       ('tsn_r18', {'width': 0.5}, 'full width only'),
-      ('tstam', {'crop_size': (32, 32)}, "no 'tstam' in PyTorch"),
+      ('tstam', {'backbone': 'tsn_r18'}, 'on its own backbone only'),
       ('c3d', {'unit': 'C', 'crop_size': (32, 32)}, 'residual blocks of'),
       ('tsn_r18', {'unit': 'C', 'crop_size': (40, 40),
                    'attention_options': {'near_identity': True}},

@@ -343,8 +343,8 @@ def _add_convert(commands):
   parser.add_argument('--check', action='store_true',
                       help='run the network in PyTorch, too, on the weights as '
                       'they stand in the file, and compare (takes torch; '
-                      'full width; not for T-STAM, ST-ABN, and units only in '
-                      'tsn_, tsm_, r3d_, resnext3d_)')
+                      'full width; units only in tsn_, tsm_, r3d_, '
+                      'resnext3d_)')
   parser.add_argument('--layout', metavar='NAME',
                       help='layout of the file that is written')
   parser.add_argument('--which', default='best', metavar='WHICH',

@@ -393,7 +393,113 @@ class BNInception(nn.Module):
       x = self._module(name, x)
       if name in ('3b', '4d', '5b'):
         self.stages.append(x)
-    return self.last_linear(x.mean((2, 3))).unflatten(0, (n, -1)).mean(1)
+    return self.classify(x.unflatten(0, (n, -1)))
+
+  def classify(self, x):
+    """Returns logits of the features [N, T, C, h, w] of the frames."""
+    return self.last_linear(x.mean((3, 4))).mean(1)
+
+
+class _SpatialAttention(nn.Module):
+
+  def __init__(self, width):
+    super().__init__()
+    self.conv1 = nn.Conv2d(width, width // 2, 1)
+    self.bn1 = nn.BatchNorm2d(width // 2)
+    self.conv2 = nn.Conv2d(width // 2, 1, 5, padding=2)
+    self.bn2 = nn.BatchNorm2d(1)
+
+  def forward(self, x):
+    y = self.bn2(self.conv2(torch.tanh(self.bn1(self.conv1(x)))))
+    return torch.softmax(y.flatten(1), 1).view_as(y)
+
+
+class TSTAM(BNInception):
+  """T-STAM on BN-Inception with gates; for clips as long as in training."""
+
+  def __init__(self, classes, embed=256, branches=4):
+    super().__init__(classes, gated=True)
+    width = self.last_linear.in_features
+    del self.last_linear
+    self.embed = nn.Conv2d(width, embed, 1)
+    self.temporal_score = nn.Linear(embed, 1)
+    self.spatial = nn.ModuleList(
+        [_SpatialAttention(width) for _ in range(branches)])
+    self.fc = nn.Linear(embed * branches, classes)
+
+  def classify(self, x):
+    n, frames = x.shape[0], x.flatten(0, 1)
+    places = self.embed(frames)
+    of_frames = places.mean((2, 3)).unflatten(0, (n, -1))
+    weights = torch.softmax(self.temporal_score(of_frames), 1)
+    temporal = (weights * of_frames).sum(1)
+    spatial = [(attend(frames) * places).sum((2, 3)).unflatten(
+        0, (n, -1)).sum(1) for attend in self.spatial]
+    return self.fc(torch.cat([temporal + s for s in spatial], 1))
+
+
+def _slow_block(cin, width, stride, frames):
+  """Makes a block of the slow pathway with the names of 3D-ResNets."""
+  block = Block(_conv3d, nn.BatchNorm3d, cin, width, 4 * width,
+                (1, stride, stride))
+  if stride == 1 and cin == 4 * width:
+    del block.downsample
+  block.conv1 = _conv3d(cin, width, (frames, 1, 1))
+  block.conv2 = _conv3d(width, width, (1, 3, 3), (1, stride, stride))
+  return block
+
+
+class STABN(nn.Module):
+  """ST-ABN on the slow pathway, with the names of the public code."""
+
+  def __init__(self, depth, classes, frames):
+    super().__init__()
+    self.conv1 = _conv3d(3, 64, (1, 7, 7), (1, 2, 2))
+    self.bn1 = nn.BatchNorm3d(64)
+    cin = 64
+    for i, blocks in enumerate(DEPTHS[depth]):
+      stage, width = [], 64 * 2 ** i
+      for j in range(blocks):
+        stage.append(_slow_block(cin, width, 2 if i and not j else 1,
+                                 3 if i > 1 else 1))
+        cin = 4 * width
+      setattr(self, f'layer{i + 1}', nn.Sequential(*stage))
+    self.fc = nn.Linear(cin, classes)
+    self.layer_att_common = nn.Sequential(
+        *[_slow_block(c, 512, 1, 3) for c in (1024, 2048, 2048)])
+    norm = nn.BatchNorm3d
+    self.conv_att_common = nn.Sequential(
+        norm(2048), _conv3d(2048, classes, 1), norm(classes), nn.ReLU())
+    self.conv_att_out = nn.Sequential(_conv3d(classes, classes, 1))
+    self.fc_att_out = nn.Linear(classes * frames, classes)
+    self.conv_spatial_att = nn.Sequential(_conv3d(classes, 1, 1), norm(1),
+                                          nn.Sigmoid())
+    self.conv_temp_att1 = nn.Sequential(_conv3d(classes, 1, 3), norm(1),
+                                        nn.ReLU())
+    self.conv_temp_att2 = nn.Sequential(_conv2d(frames, frames, 1), nn.ReLU())
+    self.conv_temp_att3 = nn.Sequential(
+        nn.Linear(frames, frames), nn.ReLU(), nn.Linear(frames, frames),
+        nn.Sigmoid())
+    self.conv_att_mechanism = nn.Sequential(_conv3d(2048, 1024, 1), norm(1024))
+
+  def forward(self, x):
+    x = F.max_pool3d(F.relu(self.bn1(self.conv1(x))), (1, 3, 3), (1, 2, 2),
+                     (0, 1, 1))
+    self.stages = []
+    for stage in (self.layer1, self.layer2, self.layer3):
+      x = stage(x)
+      self.stages.append(x)
+    maps = self.conv_att_common(self.layer_att_common(x))
+    self.attention_logits = self.fc_att_out(
+        self.conv_att_out(maps).mean((3, 4)).flatten(1))
+    spatial = self.conv_spatial_att(maps)
+    temporal = self.conv_temp_att3(self.conv_temp_att2(
+        self.conv_temp_att1(maps)[:, 0]).mean((2, 3)))
+    x = self.conv_att_mechanism(torch.cat(
+        [(1 + spatial) * x, temporal[:, None, :, None, None] * x], 1))
+    x = self.layer4(x)
+    self.stages.append(x)
+    return self.fc(x.mean((2, 3, 4)))
 
 
 def build(name, num_classes, num_frames=8, channels=3, shortcut=None):
@@ -426,6 +532,10 @@ def build(name, num_classes, num_frames=8, channels=3, shortcut=None):
     layout = 'r3d'
   elif family == 'slow':
     network, layout = Slow(int(depth), num_classes), 'slowfast'
+  elif family == 'st_abn':
+    network, layout = STABN(int(depth), num_classes, num_frames), 'st_abn'
+  elif name == 'tstam':
+    network, layout = TSTAM(num_classes), 'tstam'
   elif name in ('tsn_bninception', 'tsn_se_bninception'):
     network, layout = BNInception(num_classes, '_se_' in name), 'bninception'
   else:

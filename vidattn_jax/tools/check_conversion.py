@@ -41,6 +41,9 @@ def twin(arguments: dict, model: nn.Module):
   frames, *_, channels = model.image_shape
   if arguments.get('width', 1.0) != 1.0:
     raise ValueError('--check knows networks of full width only; leave it out.')
+  if 'backbone' in arguments:
+    raise ValueError('--check knows tstam on its own backbone only; leave it '
+                     'out.')
   try:
     network, layout = torch_networks.build(
         arguments['name'], model.num_classes, frames, channels,
