@@ -24,10 +24,10 @@ ALIKE = ('tsn_r18', 'tsn_r50', 'tsn_r101', 'tsm_r50', 'tsm_r101', 'r3d_34',
 SHALLOW = ('tsm_r18', 'r3d_18')
 DEEP = tuple(name for name in models.MODELS if name not in (*ALIKE, *SHALLOW))
 TRAINED = [('tsm_r18', 'CinST->STinC'), ('tsn_r50', 'S3D-G'),
-           ('r3d_18', 'STA'), ('slow_r50', 'GE3D-DW333'), ('c3d', 'STC'),
-           ('tsn_bninception', 'CBAM3D377'),
+           ('r3d_18', 'STA'), ('tsn_bninception', 'CBAM3D377'),
            *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (
-               ('resnext3d_101', 'STA'), ('p3d_199', 'SA'),
+               ('resnext3d_101', 'STA'), ('p3d_199', 'SA'), ('c3d', 'STC'),
+               ('slow_r50', 'GE3D-DW333'),
                ('tsn_se_bninception', 'TA')))]
 
 
@@ -217,7 +217,7 @@ def _run_plain(name):
 
 
 @pytest.mark.parametrize('unit', attention.ATTENTION)
-@pytest.mark.parametrize('name', _slow(ALIKE))
+@pytest.mark.parametrize('name', _slow((*ALIKE, 'resnext3d_101', 'p3d_199')))
 def test_a_pair_is_more_than_its_backbone(name, unit):
   logits, places, shapes = _run(name, unit, _part(name))
   plain, plain_shapes = _run_plain(name)
