@@ -42,9 +42,10 @@ def _check_quickstart(printed, pictures):
 
 
 def _check_attention_zoo(printed, pictures):
-  params = [float(x) for x in re.findall(r'^tsm_r18 .*?(\d+\.\d+) ', printed,
-                                         re.M)]
-  assert len(params) == 2 and 11 < params[0] <= params[1] < 11.3
+  plain, unit = (int(x.replace(',', '')) for x in re.findall(
+      r'^tsm_r18 .*?([\d,]{9,}) ', printed, re.M))
+  # A pair in each of eight blocks.
+  assert 11e6 < plain < 11.3e6 and unit - plain == 8 * 448
   means = [float(x) for x in re.findall(r'stage \d: mean ([\d.]+)', printed)]
   assert len(means) == 2 and means[0] != means[1]
   assert all(0 < mean < 1 for mean in means)
