@@ -11,6 +11,7 @@ from vidattn_jax.attention import aia
 from vidattn_jax.attention import gates
 from vidattn_jax.attention import near_identity as fading
 from vidattn_jax.attention import sta
+from vidattn_jax.backbones import layers
 
 # From a paper's own spelling to what makes the unit from its options.
 ATTENTION = {**aia.UNITS, **gates.UNITS, **sta.UNITS}
@@ -40,7 +41,8 @@ def get_attention(name: str, near_identity: bool = False,
     takes (x [N, T, H, W, C], train) and returns the shape of `x`.
 
   Raises:
-    ValueError: there is no such unit or option; the message has the nearest.
+    ValueError: there is no such unit or option, the message has the nearest;
+      or an option's value is wrong.
   """
   names.check_name('attention unit', name, ATTENTION)
   factory = ATTENTION[name]
@@ -49,6 +51,8 @@ def get_attention(name: str, near_identity: bool = False,
     names.check_name(f'option of the attention unit {name}', option,
                      ['near_identity',
                       *(k for k in known if k not in _SET_ELSEWHERE)])
+    if option in _WHOLE:
+      layers.check_whole(option, options[option])
   factory = functools.partial(factory, **options)
   return functools.partial(fading.NearIdentity, factory) if (
       near_identity) else factory
@@ -57,3 +61,5 @@ def get_attention(name: str, near_identity: bool = False,
 # The network sets the first three; the others make the unit what it is called.
 _SET_ELSEWHERE = ('name', 'parent', 'dtype', 'first', 'second', 'parallel',
                   'kernel_size', 'use_bias', 'by_frame', 'by_channel')
+# Options that are whole numbers from 1 on.
+_WHOLE = ('reduction', 'step_size')

@@ -79,11 +79,6 @@ class SE3D(nn.Module):
   use_bias: bool = False
   dtype: jnp.dtype = jnp.float32
 
-  def __post_init__(self):
-    """Raises a ValueError if `reduction` is no whole number from 1 on."""
-    layers.check_whole('reduction', self.reduction)
-    super().__post_init__()
-
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
@@ -192,11 +187,6 @@ class CBAM3D(nn.Module):
   kernel_size: tuple[int, int, int] = (1, 7, 7)
   reduction: int = 16
   dtype: jnp.dtype = jnp.float32
-
-  def __post_init__(self):
-    """Raises a ValueError if `reduction` is no whole number from 1 on."""
-    layers.check_whole('reduction', self.reduction)
-    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

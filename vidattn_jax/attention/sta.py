@@ -99,11 +99,6 @@ class STA(nn.Module):
   by_channel: bool = True
   dtype: jnp.dtype = jnp.float32
 
-  def __post_init__(self):
-    """Raises a ValueError if `step_size` is no whole number from 1 on."""
-    layers.check_whole('step_size', self.step_size)
-    super().__post_init__()
-
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`.
@@ -166,11 +161,6 @@ class STC(nn.Module):
   reduction: int = 16
   pool: bool = False
   dtype: jnp.dtype = jnp.float32
-
-  def __post_init__(self):
-    """Raises a ValueError if `reduction` is no whole number from 1 on."""
-    layers.check_whole('reduction', self.reduction)
-    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

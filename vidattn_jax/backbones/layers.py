@@ -111,6 +111,24 @@ class ConvBlock(nn.Module):
     return x
 
 
+def attend(block: nn.Module, x: jax.Array, position: str,
+           train: bool) -> jax.Array:
+  """Applies a block's attention unit if it stands here; for a compact method.
+
+  Args:
+    block: the block, with `attention`, `position` and `dtype`.
+    x: [N, T, H, W, C].
+    position: the place in the block.
+    train: see the unit.
+
+  Returns:
+    [N, T, H, W, C].
+  """
+  if block.attention is None or block.position != position:
+    return x
+  return block.attention(dtype=block.dtype, name='attention')(x, train)
+
+
 def attended(attention: Callable[..., nn.Module] | None,
              stages: tuple[int, ...], blocks: tuple[int, ...] | None,
              stage: int, block: int, depth: int):

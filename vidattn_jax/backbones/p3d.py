@@ -59,9 +59,7 @@ class Block(nn.Module):
           y, use_running_average=not train)
 
     def attend(y, position):
-      if self.attention is None or self.position != position:
-        return y
-      return self.attention(dtype=self.dtype, name='attention')(y, train)
+      return layers.attend(self, y, position, train)
 
     def temporal(y):
       return nn.relu(norm(conv(y, 'conv3', self.width, (3, 1, 1)), 'bn3'))

@@ -84,9 +84,7 @@ class Block(nn.Module):
           y, use_running_average=not train)
 
     def attend(y, position):
-      if self.attention is None or self.position != position:
-        return y
-      return self.attention(dtype=self.dtype, name='attention')(y, train)
+      return layers.attend(self, y, position, train)
 
     out = self.width * (self.expansion if self.bottleneck else 1)
     y = temporal_shift.temporal_shift(x) if self.shift else x

@@ -275,11 +275,6 @@ def _place_attention(network, values):
                        'unit is chosen; set attention, or leave them out.')
     return
   values['attention'] = attention_units.get_attention(unit, **options)
-  # Made once for the checks of its options; a unit that is faded in makes
-  # its inner one only when called.
-  attention_units.get_attention(
-      unit, **{k: v for k, v in options.items() if k != 'near_identity'})(
-          parent=None)
   values['tied'] = tuple(sorted({*values.get('tied', ()),
                                  *attention_units.TIED.get(unit, ())}))
   values.setdefault('position', attention_units.POSITIONS[unit])
