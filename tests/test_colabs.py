@@ -24,7 +24,6 @@ def test_is_short_and_stripped(path):
 def test_runs(path, monkeypatch):
   client = pytest.importorskip('nbclient')
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
-  monkeypatch.setenv('MPLBACKEND', 'agg')
   notebook = nbformat.read(path, as_version=4)
   client.NotebookClient(notebook, timeout=600, resources={
       'metadata': {'path': str(_COLABS)}}).execute()
