@@ -1,0 +1,1 @@
+"""The attention editor: what people put right, kept and served."""
