@@ -47,7 +47,32 @@ def adaptive_average_pool(x: jax.Array, sizes: dict[int, int]) -> jax.Array:
       continue
     place, first = np.arange(old), np.arange(size)[:, None] * old
     bins = (place >= first // size) & (place < -(-(first + old) // size))
-    weights = jnp.asarray(bins / bins.sum(1, keepdims=True), x.dtype)
-    x = jnp.moveaxis(jnp.tensordot(x, weights, ((axis,), (1,)),
-                                   precision='highest'), -1, axis)
+    x = _weigh(x, axis, bins / bins.sum(1, keepdims=True))
   return x
+
+
+def resize_aligned(x: jax.Array, sizes: dict[int, int]) -> jax.Array:
+  """Interpolates linearly; the first and the last element stay in place.
+
+  Args:
+    x: any array.
+    sizes: {axis: new length}.
+
+  Returns:
+    `x` with those lengths.
+  """
+  for axis, size in sizes.items():
+    old = x.shape[axis]
+    if old == size:
+      continue
+    place = np.linspace(0, old - 1, size)[:, None]
+    weights = np.maximum(1 - np.abs(place - np.arange(old)), 0)
+    x = _weigh(x, axis, weights)
+  return x
+
+
+def _weigh(x, axis, weights):
+  """Multiplies an axis of `x` by a matrix [new, old]."""
+  weights = jnp.asarray(weights, x.dtype)
+  return jnp.moveaxis(jnp.tensordot(x, weights, ((axis,), (1,)),
+                                    precision='highest'), -1, axis)
