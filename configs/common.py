@@ -154,6 +154,9 @@ def get_config():
   optimizer.bias_lr = 2.0
   optimizer.head_lr = 1.0
   optimizer.attention_lr = 1.0
+  # Further multipliers: pairs of a prefix of parameters' names and a number,
+  # such as (('backbone/conv1', 5.0),).
+  optimizer.lr_multipliers = ()
   # Largest norm of the whole gradient; 0 for no limit.
   optimizer.clip_norm = 20.0
 

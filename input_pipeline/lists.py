@@ -42,7 +42,7 @@ def read_classes(path):
   Raises:
     ValueError: missing file, empty line or a name that stands twice.
   """
-  lines = _lines(path, 'data.classes')
+  lines = read_lines(path, 'data.classes')
   while lines and not lines[-1].strip():
     lines.pop()
   names = {}
@@ -79,7 +79,7 @@ def read_list(path, root, classes, split):
     ValueError: missing list, or a line that cannot be parsed.
   """
   items = []
-  for number, line in enumerate(_lines(path, f'data.{split}_list'), 1):
+  for number, line in enumerate(read_lines(path, f'data.{split}_list'), 1):
     if not line.strip():
       continue
     where = f'{path}, line {number}'
@@ -111,7 +111,7 @@ def read_csv(path, config_data, split):
   Raises:
     ValueError: missing file, column or value.
   """
-  rows = csv.DictReader(_lines(path, f'data.{split}_list', keepends=True))
+  rows = csv.DictReader(read_lines(path, f'data.{split}_list', keepends=True))
   header = rows.fieldnames or []
   for key in ('csv_path', 'csv_label', 'csv_frames', 'csv_split'):
     column = config_data[key]
@@ -167,7 +167,20 @@ def _readings(line, classes, split):
   return readings
 
 
-def _lines(path, key, keepends=False):
+def read_lines(path, key, keepends=False):
+  """Reads the lines of a text file.
+
+  Args:
+    path: the file, in UTF-8.
+    key: what to call it in errors.
+    keepends: keep the lines' ends.
+
+  Returns:
+    list of str.
+
+  Raises:
+    ValueError: it is missing, no text file or not readable.
+  """
   try:
     with open(path, encoding='utf-8-sig', newline='') as file:
       return file.read().splitlines(keepends)

@@ -72,9 +72,10 @@ def test_follows_torch_sgd(dampening, nesterov, clip):
   c = small.config(optimizer__dampening=dampening,
                    optimizer__nesterov=nesterov, optimizer__clip_norm=clip,
                    optimizer__weight_decay=0.05, optimizer__bias_lr=2.0,
-                   optimizer__head_lr=5.0, optimizer__attention_lr=0.5)
+                   optimizer__head_lr=5.0, optimizer__attention_lr=0.5,
+                   optimizer__lr_multipliers=(('backbone/conv1', 3.0),))
   want = _expected(0.9, dampening, nesterov, 0.05, clip, {
-      'head/kernel': 5.0, 'head/bias': 10.0,
+      'head/kernel': 5.0, 'head/bias': 10.0, 'backbone/conv1/kernel': 3.0,
       'backbone/layer1/attention/conv/kernel': 0.5})
   got = _run(c)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5,
@@ -118,8 +119,11 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
   assert norm == pytest.approx(0.1, rel=1e-5)
 
 
-def test_freeze_names_the_unknown_prefix():
-  c = small.config(freeze=('backbone/layer9',))
+@pytest.mark.parametrize('key,value', [
+    ('freeze', ('backbone/layer9',)),
+    ('optimizer__lr_multipliers', (('backbone/layer9', 2.0),))])
+def test_unknown_prefix_is_named(key, value):
+  c = small.config(**{key: value})
   with pytest.raises(ValueError, match=r'layer9.*backbone/conv1'):
     optim.make_optimizer(_params(), c)
 

@@ -203,10 +203,18 @@ def _add_fuse(commands):
       description='Prints the figures of each file of scores and of their '
       'weighted mean.')
   parser.add_argument('scores', nargs='+', metavar='SCORES.npz')
+  parser.add_argument('--split', nargs='+', action='append', default=[],
+                      metavar='SCORES.npz', help='the same models on another '
+                      'split of the data; the mean over the splits is printed, '
+                      'weighted by their videos')
   parser.add_argument('--weights', nargs='+', type=float, metavar='W',
-                      help='one for each file (default: equal)')
+                      help='one for each file (default: 1 for RGB and 3 for '
+                      'flow where there are both; else equal)')
+  parser.add_argument('--sweep', action='store_true',
+                      help='try several weights of two models')
   parser.add_argument('--probabilities', action='store_true',
-                      help='average probabilities instead of logits')
+                      help='average probabilities instead of logits; always '
+                      'done for RGB and flow')
   parser.add_argument('--out', metavar='FILE.npz', help='write the mean')
   parser.set_defaults(run=_fuse)
 
@@ -214,13 +222,36 @@ def _add_fuse(commands):
 def _fuse(arguments):
   from vidattn_jax.tools import fuse
   from vidattn_jax.training import evaluate
-  results = [evaluate.load_result(path) for path in arguments.scores]
-  fused = fuse.fuse(results, arguments.weights, arguments.probabilities,
-                    arguments.scores)
-  rows = list(zip(arguments.scores, results, strict=True))
-  print(fuse.table([*rows, ('fused', fused)]))
+  groups = [arguments.scores, *arguments.split]
+  if len({len(group) for group in groups}) > 1:
+    raise ValueError('Each --split takes as many files as the first split, '
+                     f'{len(arguments.scores)}, in the same order.')
+  if arguments.sweep and len(arguments.scores) != 2:
+    raise ValueError('--sweep takes two files of scores, not '
+                     f'{len(arguments.scores)}.')
+  if arguments.out and arguments.split:
+    raise ValueError('--out writes one mean; leave out --split.')
+  splits = []
+  for paths in groups:
+    results = [evaluate.load_result(path) for path in paths]
+    weights = arguments.weights or fuse.default_weights(results)
+    fused = fuse.fuse(results, weights, arguments.probabilities, paths)
+    label = 'fused ' + ':'.join(f'{w:g}' for w in weights)
+    if splits:
+      print()
+    print(fuse.table([*zip(paths, results, strict=True), (label, fused)]))
+    splits.append(fused)
+    if arguments.sweep:
+      print('\n' + fuse.table(fuse.sweep(
+          *results, probabilities=arguments.probabilities)))
+      print('The best of these is tuned on these videos.')
+  if len(splits) > 1:
+    mean = fuse.mean_of_splits(splits)
+    print(f'\nMean of {len(splits)} splits, weighted by their videos '
+          f'({mean["videos"]}): top-1 {mean["top1"]:.2%}, top-5 '
+          f'{mean["top5"]:.2%}, mean of classes {mean["mean_class"]:.2%}')
   if arguments.out:
-    fused.save(arguments.out)
+    splits[0].save(arguments.out)
 
 
 def _add_compare(commands):

@@ -227,8 +227,9 @@ def merge(fresh: dict, weights: dict) -> tuple[dict, Report]:
     weights: variables of another model, or part of them.
 
   Returns:
-    (variables, report): leaves of `weights` where there are, of `fresh`
-    elsewhere and in a head for another number of classes.
+    (variables, report): leaves of `weights` where there are, 2D kernels
+    inflated and those of RGB made fit for flow as `inflate.adapt` does it; of
+    `fresh` elsewhere and in a head for another number of classes.
 
   Raises:
     ValueError: nothing fits, or a shape other than the head's differs, or a
@@ -242,6 +243,7 @@ def merge(fresh: dict, weights: dict) -> tuple[dict, Report]:
       and tuple(theirs[path].shape) != shape}
   taken = {path: leaf for path, leaf in theirs.items()
            if path in ours and _module(path) not in other_head}
+  taken, adapted = inflate.adapt(ours, taken)
   _check_shapes(ours, taken)
   _check_finite(taken)
   if not any(path.startswith('params/') for path in taken):
@@ -254,7 +256,8 @@ def merge(fresh: dict, weights: dict) -> tuple[dict, Report]:
       used=tuple(taken),
       unused=tuple(path for path in theirs if path not in ours),
       fresh={path: other_head.get(_module(path), '') for path in sorted(
-          ours, key=lambda p: (not _is_head(p), p)) if path not in taken})
+          ours, key=lambda p: (not _is_head(p), p)) if path not in taken},
+      adapted=adapted)
 
 
 @dataclasses.dataclass(frozen=True)

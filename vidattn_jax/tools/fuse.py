@@ -5,6 +5,12 @@ import numpy as np
 from vidattn_jax.training import evaluate
 from vidattn_jax.training import metrics
 
+# Weights of RGB and of flow in T-STAM, section 4.3.3.
+STREAMS = {'rgb': 1.0, 'flow': 3.0}
+# Pairs of weights that `sweep` tries.
+SWEEP = ((1, 0), (3, 1), (2, 1), (1, 1), (1, 1.5), (1, 2), (1, 3), (1, 4),
+         (1, 5), (0, 1))
+
 
 def check_same_videos(results, names):
   """Checks that results are about the same videos and classes.
@@ -31,14 +37,21 @@ def check_same_videos(results, names):
                        f'{first.names[odd]}.')
 
 
+def default_weights(results) -> list[float]:
+  """Returns 1 for RGB and 3 for flow if there are both, else equal weights."""
+  if {result.modality for result in results} == set(STREAMS):
+    return [STREAMS[result.modality] for result in results]
+  return [1.0] * len(results)
+
+
 def fuse(results, weights=None, probabilities=False, names=None):
   """Averages the scores of several models, video by video.
 
   Args:
     results: list of `evaluate.Result` of the same videos.
-    weights: a number for each; None for equal ones.
+    weights: a number for each; None for `default_weights`.
     probabilities: turn logits into probabilities first; always done where the
-      results mix logits and probabilities.
+      results mix logits and probabilities, or RGB and flow.
     names: what to call them in messages.
 
   Returns:
@@ -50,14 +63,15 @@ def fuse(results, weights=None, probabilities=False, names=None):
   """
   names = names or [f'result {i + 1}' for i in range(len(results))]
   check_same_videos(results, names)
-  weights = [1.0] * len(results) if weights is None else list(weights)
+  weights = (default_weights(results) if weights is None else list(weights))
   if len(weights) != len(results):
     raise ValueError(f'{len(results)} files but {len(weights)} weights; give '
                      'one weight for each.')
   if min(weights) < 0 or sum(weights) <= 0:
     raise ValueError(f'Weights {weights} must not be negative, nor all zero.')
   averages = {result.average for result in results}
-  probabilities = probabilities or len(averages) > 1
+  modalities = sorted({m for r in results for m in r.modality.split('+')})
+  probabilities = probabilities or len(averages) > 1 or len(modalities) > 1
 
   def scores_of(result):
     if probabilities and result.average == 'logits':
@@ -69,7 +83,51 @@ def fuse(results, weights=None, probabilities=False, names=None):
   return evaluate.Result(
       names=results[0].names, labels=results[0].labels, scores=scores,
       clip_scores=scores[:, None], classes=results[0].classes,
-      average='probabilities' if probabilities else averages.pop())
+      average='probabilities' if probabilities else averages.pop(),
+      modality='+'.join(modalities))
+
+
+def sweep(first, second, weights=SWEEP, probabilities=False) -> list:
+  """Fuses two models with several weights.
+
+  The best of them on the videos of a test is tuned on that test.
+
+  Args:
+    first: `evaluate.Result`.
+    second: `evaluate.Result` of the same videos.
+    weights: pairs of numbers.
+    probabilities: see `fuse`.
+
+  Returns:
+    List of ('first:second', `evaluate.Result`).
+
+  Raises:
+    ValueError: as `fuse`.
+  """
+  return [(f'{a:g}:{b:g}', fuse([first, second], (a, b), probabilities))
+          for a, b in weights]
+
+
+def mean_of_splits(results) -> dict:
+  """Averages figures of several splits, weighted by their labelled videos.
+
+  Args:
+    results: list of `evaluate.Result`.
+
+  Returns:
+    Dict of `top1`, `top5`, `mean_class` in [0, 1], and `videos` in all.
+
+  Raises:
+    ValueError: a split has no labelled videos.
+  """
+  figures = [result.summary() for result in results]
+  counts = [f['videos'] for f in figures]
+  if not all(counts):
+    raise ValueError(f'Split {counts.index(0) + 1} has no labelled videos; '
+                     'it cannot be averaged.')
+  mean = {key: float(np.average([f[key] for f in figures], weights=counts))
+          for key in ('top1', 'top5', 'mean_class')}
+  return {**mean, 'videos': sum(counts)}
 
 
 def table(rows) -> str:

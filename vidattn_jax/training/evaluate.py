@@ -23,6 +23,7 @@ class Result:
     unreadable: names of videos that could not be decoded; they are not in
       the other fields.
     average: 'logits' or 'probabilities': what the scores are.
+    modality: what the network saw: 'rgb', 'flow', or both, 'flow+rgb'.
   """
   names: tuple
   labels: np.ndarray
@@ -31,6 +32,7 @@ class Result:
   classes: tuple
   unreadable: tuple = ()
   average: str = 'logits'
+  modality: str = 'rgb'
 
   def summary(self) -> dict:
     """Returns the figures of merit, as `metrics.summarize` does."""
@@ -43,7 +45,7 @@ class Result:
         scores=self.scores, clip_scores=self.clip_scores,
         classes=np.asarray(self.classes, str),
         unreadable=np.asarray(self.unreadable, str),
-        average=np.asarray(self.average))
+        average=np.asarray(self.average), modality=np.asarray(self.modality))
 
 
 def load_result(path) -> Result:
@@ -60,7 +62,9 @@ def load_result(path) -> Result:
   """
   try:
     with np.load(path, allow_pickle=False) as data:
-      fields = {f.name: data[f.name] for f in dataclasses.fields(Result)}
+      # Files of before there was flow do not tell the modality.
+      fields = {f.name: data[f.name] for f in dataclasses.fields(Result)
+                if f.name in data or f.name != 'modality'}
   except FileNotFoundError:
     raise ValueError(f'{path} does not exist.') from None
   except (KeyError, ValueError, OSError, EOFError) as error:
@@ -68,7 +72,8 @@ def load_result(path) -> Result:
                      f'({str(error)[:80]}).') from None
   for key in ('names', 'classes', 'unreadable'):
     fields[key] = tuple(str(value) for value in fields[key])
-  fields['average'] = str(fields['average'])
+  for key in ('average', 'modality'):
+    fields[key] = str(fields.get(key, 'rgb'))
   return Result(**fields)
 
 
@@ -127,7 +132,7 @@ def _gather(array):
 
 
 def evaluate(variables, batches, score, names, classes, average='logits',
-             progress=None) -> Result:
+             modality='rgb', progress=None) -> Result:
   """Scores every video exactly once.
 
   Args:
@@ -139,6 +144,7 @@ def evaluate(variables, batches, score, names, classes, average='logits',
     names: names of all videos, by index.
     classes: class names.
     average: what `score` averages.
+    modality: 'rgb' or 'flow'.
     progress: function called with the number of videos after each batch.
 
   Returns:
@@ -165,4 +171,4 @@ def evaluate(variables, batches, score, names, classes, average='logits',
       scores=clip_scores.mean(axis=1), clip_scores=clip_scores,
       classes=tuple(classes),
       unreadable=tuple(n for i, n in enumerate(names) if i not in found),
-      average=average)
+      average=average, modality=modality)

@@ -76,17 +76,21 @@ def learning_rate_multipliers(params, config):
     Tree of floats; 0 for frozen parameters.
 
   Raises:
-    ValueError: an entry of `freeze` names no parameter.
+    ValueError: an entry of `freeze` or of `optimizer.lr_multipliers` names no
+      parameter.
   """
   names = [path_name(path)
            for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-  for prefix in config.freeze:
-    if not any(frozen.is_below(name, (prefix,)) for name in names):
-      heads = sorted({'/'.join(name.split('/')[:2]) for name in names})
-      raise ValueError(
-          f'config.freeze names {prefix!r}, but no parameter lies below it; '
-          f'there are {", ".join(heads)}.')
   options = config.optimizer
+  named = {'freeze': config.freeze,
+           'optimizer.lr_multipliers': [p for p, _ in options.lr_multipliers]}
+  for key, prefixes in named.items():
+    for prefix in prefixes:
+      if not any(frozen.is_below(name, (prefix,)) for name in names):
+        heads = sorted({'/'.join(name.split('/')[:2]) for name in names})
+        raise ValueError(
+            f'config.{key} names {prefix!r}, but no parameter lies below it; '
+            f'there are {", ".join(heads)}.')
 
   def multiplier(path, group):
     name = path_name(path)
@@ -97,6 +101,9 @@ def learning_rate_multipliers(params, config):
       value *= options.head_lr
     if '/attention' in name:
       value *= options.attention_lr
+    for prefix, factor in options.lr_multipliers:
+      if frozen.is_below(name, (prefix,)):
+        value *= factor
     return value
 
   return jax.tree_util.tree_map_with_path(multiplier, parameter_groups(params))

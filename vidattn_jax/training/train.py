@@ -360,7 +360,7 @@ def make_evaluator(config, mesh, model):
   def run(variables, inputs, progress=None):
     result = evaluation.evaluate(
         variables, inputs.eval_batches(), score, inputs.eval_names,
-        inputs.classes, config.eval.average, progress)
+        inputs.classes, config.eval.average, config.data.modality, progress)
     bad = result.unreadable
     if len(bad) > config.data.max_bad_fraction * len(inputs.eval_names):
       raise TrainingError(
