@@ -223,6 +223,30 @@ def _folder_frames(path, num_frames, naming):
     yield decode.decode_folder(path, [i], *naming)[0]
 
 
+def fields(read, indices, method, bound):
+  """Computes fields of a video, the same as would be stored without loss.
+
+  Args:
+    read: function of sorted, distinct numbers of frames that returns them as
+      uint8 [n, H, W, 3].
+    indices: sorted, distinct numbers of fields; number i lies between the
+      frames i and i + 1.
+    method: `Method`.
+    bound: displacement in pixels that becomes 255.
+
+  Returns:
+    uint8 [n, H, W, 2].
+  """
+  indices = np.asarray(indices)
+  ends = np.flatnonzero(np.diff(indices) > 1) + 1
+  found = []
+  for run in np.split(indices, ends):
+    for start in range(0, len(run), method.pairs):
+      part = run[start:start + method.pairs]
+      found.append(method.compute(read(np.append(part, part[-1] + 1)), bound))
+  return np.concatenate(found)
+
+
 def _chunks(path, frames, pairs):
   """Yields [n, H, W, 3]; the last frame of one is the first of the next."""
   held = []

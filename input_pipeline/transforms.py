@@ -358,11 +358,27 @@ def views_from_recipe(recipe, num_frames, read):
   frames = read(distinct)
   if flow and flow['stored'] and frames.shape[-1] != 2:
     raise ValueError('the network sees stored flow, but frames were given; '
-                     'evaluate it with main.py --mode=evaluate')
+                     'compute their flow with flow.fields')
   frames = resize(frames, recipe['resize'])
   cut = crops(frames, recipe['crop_size'], recipe['crops'])
   views = stacks.stack_fields(flow, cut[:, where.reshape(indices.shape)])
   return views.reshape(-1, *views.shape[2:])
+
+
+def first_view(recipe, indices, read):
+  """Makes frames look as the first crop of a recipe shows them.
+
+  Args:
+    recipe: what `pixel_recipe` returned.
+    indices: int [n], numbers of frames.
+    read: as that of `views_from_recipe`.
+
+  Returns:
+    uint8 [n, H, W, C].
+  """
+  distinct, where = np.unique(indices, return_inverse=True)
+  frames = resize(read(distinct), recipe['resize'])
+  return crops(frames, recipe['crop_size'], 1)[0][where]
 
 
 def _check_sampling(key, value):

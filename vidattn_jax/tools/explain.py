@@ -1,6 +1,7 @@
 """See where and when networks look: maps, weights, gates and Grad-CAM."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -12,6 +13,7 @@ import matplotlib
 import numpy as np
 
 from vidattn_jax import names
+from vidattn_jax.ops import flow as flow_lib
 from vidattn_jax.ops import pixels
 from vidattn_jax.tools import gradcam
 from vidattn_jax.tools import page
@@ -35,9 +37,9 @@ class Explainer:
     description: the network and its unit.
     classes: class names.
     pixels: the pixel recipe of the checkpoint, for one clip and one crop.
-    run: function of frames, uint8 [1, T, H, W, C], class, negative for the
-      predicted, and stage, None for the last; returns the network's outputs
-      and the class's map, float32 [1, t, h, w], as
+    run: function of frames or stacked flow, uint8 [1, T, H, W, C], class,
+      negative for the predicted, and stage, None for the last; returns the
+      network's outputs and the class's map, float32 [1, t, h, w], as
       `gradcam.outputs_and_map` does.
     frame_template: file names in folders of frames.
     first_frame: number of the first frame there.
@@ -98,6 +100,25 @@ def _load(path, name, which, report):
       data['first_frame'])
 
 
+def flow_of(view, recipe: Mapping) -> np.ndarray:
+  """Returns the flow that a network sees.
+
+  Args:
+    view: uint8 [T, H, W, 2 * stack], as it was stored, or frames [T * (stack +
+      1), H, W, 3], from which the network's device would compute it.
+    recipe: `flow` of the pixel recipe.
+
+  Returns:
+    uint8 [T, H, W, 2 * stack].
+  """
+  if recipe['stored']:
+    return view
+  return np.asarray(_flow_of_clips(view, recipe['stack'], recipe['bound']))
+
+
+_flow_of_clips = jax.jit(flow_lib.of_clips, static_argnums=(1, 2))
+
+
 def same_clip(explainers: Sequence[Explainer],
               look: Callable[[Explainer], Clip]) -> Clip:
   """Makes the clip that networks are compared on.
@@ -115,8 +136,10 @@ def same_clip(explainers: Sequence[Explainer],
   clip = look(explainers[0])
   for other in explainers[1:]:
     seen = look(other)
-    if seen.indices != clip.indices or not np.array_equal(seen.frames,
-                                                          clip.frames):
+    if seen.indices != clip.indices or not (
+        np.array_equal(seen.frames, clip.frames)
+        and (seen.flow is None) == (clip.flow is None)
+        and (clip.flow is None or np.array_equal(seen.flow, clip.flow))):
       raise ValueError(
           f'{explainers[0].name} sees {_says(clip)} and {other.name} '
           f'{_says(seen)}; networks that do not see the same pixels cannot '
@@ -126,7 +149,9 @@ def same_clip(explainers: Sequence[Explainer],
 
 def _says(clip):
   count, height, width, _ = clip.frames.shape
-  return f'{count} frames of {height}x{width} from frame {clip.indices[0]} on'
+  what = 'frames' if clip.flow is None else (
+      f'stacks of {clip.flow.shape[-1] // 2} fields of flow')
+  return f'{count} {what} of {height}x{width} from frame {clip.indices[0]} on'
 
 
 def explain(explainer: Explainer, clip: pictures.Clip,
@@ -153,8 +178,8 @@ def explain(explainer: Explainer, clip: pictures.Clip,
     names.check_name(f'class of {explainer.name}', class_name,
                      explainer.classes)
     index = explainer.classes.index(class_name)
-  outputs, cam = jax.device_get(
-      explainer.run(clip.frames[None], index, stage))
+  seen = clip.frames if clip.flow is None else clip.flow
+  outputs, cam = jax.device_get(explainer.run(seen[None], index, stage))
   shares = metrics.softmax(outputs['logits'][0])
   order = np.argsort(-shares, kind='stable')
   index = int(order[0]) if index < 0 else index
@@ -162,7 +187,9 @@ def explain(explainer: Explainer, clip: pictures.Clip,
   count = len(clip.frames)
 
   where = 'last stage' if stage is None else f'stage {stage}'
-  drawn = [_cam_panel(f'Grad-CAM of {explained}, {where}', cam,
+  drawn = [] if clip.flow is None else [
+      panels.flow_panel(clip.flow, explainer.pixels['flow']['bound'])]
+  drawn += [_cam_panel(f'Grad-CAM of {explained}, {where}', cam,
                       clip.frames.shape[:3])]
   drawn += panels.output_panels(outputs, index, explained, count)
   drawn += panels.gate_panels(outputs['gates'], blocks, count)

@@ -23,7 +23,8 @@ class Panel:
   Attributes:
     name: what it is.
     values: float32, a map [T, h, w], where h or w is 1 if the quantity does
-      not depend on it, weights of frames [T], or of channels [T, C].
+      not depend on it, weights of frames [T], or of channels [T, C]; or
+      optical flow, [T, H, W, 2] in pixels.
     low: value at the lower end of the scale.
     high: value at its upper end, above `low`.
     notes: what else one should know, in a few words each.
@@ -36,18 +37,26 @@ class Panel:
 
   @property
   def kind(self) -> str:
-    """'weight', 'channels' or 'map'."""
-    return {1: 'weight', 2: 'channels', 3: 'map'}[self.values.ndim]
+    """'weight', 'channels', 'map' or 'flow'."""
+    return {1: 'weight', 2: 'channels', 3: 'map', 4: 'flow'}[self.values.ndim]
 
   @property
   def range(self) -> str:
-    """Smallest and largest value."""
-    return f'{self.values.min():.3g} to {self.values.max():.3g}'
+    """Smallest and largest value, of flow lengths."""
+    sizes = self._sizes()
+    unit = ' pixels a frame' if self.kind == 'flow' else ''
+    return f'{sizes.min():.3g} to {sizes.max():.3g}{unit}'
 
   @property
   def peak(self) -> int:
     """The frame of the largest value, from 0."""
-    return int(self.values.reshape(len(self.values), -1).max(1).argmax())
+    sizes = self._sizes()
+    return int(sizes.reshape(len(sizes), -1).max(1).argmax())
+
+  def _sizes(self):
+    if self.kind != 'flow':
+      return self.values
+    return np.hypot(self.values[..., 0], self.values[..., 1])
 
 
 def make_panel(name, values, num_frames, scale=None, notes=()) -> Panel:
@@ -101,6 +110,29 @@ def _scale(values):
   if missing > 0:
     low, high = low - missing / 2, high + missing / 2
   return (low, high) if high > low else (0.0, 1.0)
+
+
+def flow_panel(flow, bound: float) -> Panel:
+  """Makes a panel of the flow that a network sees.
+
+  Args:
+    flow: uint8 [T, H, W, 2 * stack], x and y of the first field and so on.
+    bound: displacement in pixels that is 255.
+
+  Returns:
+    The panel, of the middle field of each stack. The pure colours are those of
+    the length that one place in a hundred exceeds.
+  """
+  stack = flow.shape[-1] // 2
+  middle = stack // 2
+  field = flow[..., 2 * middle:2 * middle + 2].astype(np.float32)
+  # Quantised, no motion is 128, the whole number next to the middle, 127.5.
+  field = (field - 128) * np.float32(2 * bound / 255)
+  lengths = np.hypot(field[..., 0], field[..., 1])
+  high = max(float(np.quantile(lengths, 0.99)), 2 * bound / 255)
+  notes = ((f'field {middle + 1} of {stack} of each stack',) if stack > 1
+           else ())
+  return Panel('optical flow', field, 0.0, high, notes)
 
 
 def output_panels(outputs: Mapping, class_index: int, class_name: str,

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
+from vidattn_jax.tools import flow_colors
 from vidattn_jax.tools import panels as panels_lib
 
 # Share of the heat map over the frame.
@@ -35,14 +36,18 @@ class Clip:
 
   Attributes:
     name: name of the video.
-    frames: uint8 [T, H, W, 3].
+    frames: uint8 [T, H, W, 3]; of a network that sees flow, the frames that
+      its stacks begin with.
     indices: number of each frame in the video, from 0.
     seconds: time of each frame; empty if it is not known.
+    flow: uint8 [T, H, W, 2 * stack], x and y of the first field and so on; None
+      for networks that see the frames.
   """
   name: str
   frames: np.ndarray
   indices: tuple[int, ...]
   seconds: tuple[float, ...] = ()
+  flow: np.ndarray | None = None
 
   def label(self, t: int) -> str:
     """Says which frame of the video is number `t` of the clip."""
@@ -97,7 +102,8 @@ def cells(panel: panels_lib.Panel, frames, colormap: str) -> np.ndarray:
   Args:
     panel: a map lies over the frames, half transparent; a frame's weight is
       a bar from the lower end of its scale to the upper; weights of channels
-      are coloured lines, several to a pixel averaged.
+      are coloured lines, several to a pixel averaged; flow has the colours of
+      the wheel.
     frames: uint8 [T, H, W, 3], as large as they shall be drawn.
     colormap: Matplotlib's name of the colour map.
 
@@ -112,6 +118,8 @@ def cells(panel: panels_lib.Panel, frames, colormap: str) -> np.ndarray:
     lines = np.stack([_fold(row, width) for row in panel.values])
     heat = colors(lines, panel.low, panel.high, colormap)
     return np.repeat(heat[:, None], _HEIGHTS['channels'], axis=1)
+  if panel.kind == 'flow':
+    return resize(flow_colors.colors(panel.values, panel.high), height)
   values = np.stack([np.asarray(Image.fromarray(v).resize(
       (width, height), Image.Resampling.BILINEAR)) for v in panel.values])
   heat = colors(values, panel.low, panel.high, colormap)
@@ -148,6 +156,12 @@ def color_bar(panel: panels_lib.Panel, height: int, colormap: str):
   """Draws a panel's scale with its numbers, as an image [height, ...]."""
   image = Image.new('RGB', (_SCALE, height), _PAPER)
   draw = ImageDraw.Draw(image)
+  if panel.kind == 'flow':
+    size = min(_SCALE - _GAP, height - 2 * _LINE)
+    image.paste(flow_colors.legend(size, panel.high, _PAPER), (0, 0))
+    draw.text((0, size + 2), f'rim: {panel.high:.2g} px', font=_font(12),
+              fill=_INK)
+    return image
   if panel.kind == 'weight':
     draw.line((4, _LINE + 1, 4, height - 1), fill=_INK)
     top, left = _LINE + 1, 10
