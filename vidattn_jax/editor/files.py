@@ -6,9 +6,13 @@ import os
 
 import numpy as np
 
+from vidattn_jax.editor import collected
 from vidattn_jax.editor import store
 
-FILE = 'edits.jsonl'
+
+def default_path(workdir) -> str:
+  """Returns where the edits of a workdir are kept."""
+  return os.path.join(os.fspath(workdir), collected.FOLDER, 'edits.jsonl')
 
 
 def write(path, edits: Sequence[store.Edit]):

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 import dataclasses
+import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vidattn_jax.training import checkpoint as checkpoint_lib
@@ -19,15 +21,19 @@ class Predictor:
     classes: class names.
     pixels: the pixel recipe of the checkpoint, for the decoder.
     scores: function of views, uint8 [V, T, H, W, C], to probabilities float
-      [K], averaged over the views as in the checkpoint's evaluation.
+      [K], averaged over the views as in the checkpoint's evaluation. Networks
+      that take a temporal attention take it here, too, as `attention=`, float
+      [V, T], negative where their own counts.
     frame_template: file names in folders of frames.
     first_frame: number of the first frame there.
+    takes_attention: whether the network takes a temporal attention.
   """
   classes: tuple
   pixels: dict
-  scores: Callable[[np.ndarray], np.ndarray]
+  scores: Callable[..., np.ndarray]
   frame_template: str
   first_frame: int
+  takes_attention: bool = False
 
 
 def load_predictor(path, which='best', report=print) -> Predictor:
@@ -54,17 +60,30 @@ def load_predictor(path, which='best', report=print) -> Predictor:
       **({'flow_bound': pixels['flow']['bound']} if 'flow' in pixels else {})))
   average = description['config']['eval']['average']
 
-  def scores(views):
+  @jax.jit
+  def attend(variables, views, attention):
+    video = state.network_input(model, views, tuple(pixels['mean']),
+                                tuple(pixels['std']),
+                                jnp.dtype(description['model']['dtype']))
+    return model.apply(variables, video, temporal_attention=attention)['logits']
+
+  def scores(views, attention=None):
     # One view at a time: a fixed shape, and no more memory for more views.
-    logits = np.concatenate([np.asarray(step_fn(variables, view[None, None]))[0]
-                             for view in views])
+    if attention is None:
+      logits = [step_fn(variables, view[None, None])[0] for view in views]
+    else:
+      logits = [attend(variables, view[None], jnp.float32(weights)[None])
+                for view, weights in zip(views, attention, strict=True)]
+    logits = np.concatenate([np.asarray(part) for part in logits])
     if average == 'probabilities':
       return metrics.softmax(logits).mean(axis=0)
     return metrics.softmax(logits.mean(axis=0))
 
   data = description['config']['data']
   return Predictor(tuple(description['classes']), pixels, scores,
-                   data['frame_template'], data['first_frame'])
+                   data['frame_template'], data['first_frame'],
+                   'temporal_attention' in inspect.signature(
+                       type(model).__call__).parameters)
 
 
 def top_classes(predictor: Predictor, scores, count=5) -> list:

@@ -105,11 +105,11 @@ export class Editing {
     this.timeline.render();
     this.player.draw();
     const i = curve.current;
-    const seen = video.taken[this.player.seen(i)];
-    $('frame-text').textContent = `Frame ${i + 1} of ${curve.length}: weight ${
-      curve.edited[i].toFixed(2)}` + (curve.isChanged(i)
-      ? `, network ${curve.original[i].toFixed(2)}` : '')
-      + ($('heat').checked && seen !== i ? `; map of frame ${seen + 1}` : '');
+    const seen = video.taken[this.player.nearest(i)];
+    $('frame-text').textContent = `Frame ${i + 1} of ${curve.length}\nWeight ${
+      curve.edited[i].toFixed(2)}${curve.mask[i] ? '' : ', left out'}`
+      + (curve.isChanged(i) ? `\nNetwork ${curve.original[i].toFixed(2)}` : '');
+    $('map-text').textContent = seen === i ? '' : `of frame ${seen + 1}`;
     const [first, last] = curve.selection();
     const changed = curve.edited.filter((_, k) => curve.isChanged(k)).length;
     $('selection-text').textContent = (last > first

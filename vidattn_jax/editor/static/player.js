@@ -48,8 +48,8 @@ export class Player {
     this.draw();
   }
 
-  // The frame that the network saw next to this one.
-  seen(frame) {
+  // Number of the map whose frame is nearest to this one.
+  nearest(frame) {
     const {taken} = this.video;
     let best = 0;
     taken.forEach((t, k) => {
@@ -71,7 +71,7 @@ export class Player {
     context.drawImage(found.image, found.x, found.y, found.width,
       found.height, 0, 0, canvas.width, canvas.height);
     if ($('heat').checked && this.maps) {
-      this.paintMap(this.seen(frame));
+      this.paintMap(this.nearest(frame));
       context.globalAlpha = OPACITY;
       context.drawImage(this.map, 0, 0, canvas.width, canvas.height);
     }

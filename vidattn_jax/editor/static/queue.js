@@ -85,11 +85,11 @@ export class Queue {
     state.className = `state ${video.status}`;
     state.textContent = STATES[video.status];
     button.append(state, name, what);
-    const others = Object.keys(video.others).length;
-    if (others || video.held.length) {
+    const others = Object.keys(video.others);
+    if (others.length || video.held.length) {
       const more = document.createElement('small');
       more.textContent = [
-        others ? `also edited by ${others}` : '',
+        others.length ? `also edited by ${others.join(', ')}` : '',
         video.held.length ? `open at ${video.held.join(', ')}` : '',
       ].filter(Boolean).join('; ');
       button.append(more);

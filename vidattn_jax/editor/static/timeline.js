@@ -4,6 +4,9 @@ import {path} from '/static/curve.js';
 
 const THUMB = 44; // Least width of a thumbnail, pixels.
 const WIDEST = 110;
+// Least widths of a bar, pixels, with its weight below it, short and in full.
+const NUMBERED = 18;
+const ROOMY = 34;
 const $ = (id) => document.getElementById(id);
 
 export class Timeline {
@@ -77,15 +80,19 @@ export class Timeline {
 
   makeCells() {
     this.cells = [];
+    this.values = [];
+    const make = (tag, name, text = '') => Object.assign(
+      document.createElement(tag), {className: name, textContent: text});
     for (let i = 0; i < this.curve.length; i += this.group) {
-      const cell = document.createElement('div');
-      cell.className = 'cell';
-      const [thumb, number, weight] = ['div', 'b', 'span'].map(
-        (tag) => document.createElement(tag));
-      thumb.className = 'thumb';
-      number.textContent = i + 1;
-      cell.append(thumb, number, ' ', weight);
-      this.cells.push({cell, thumb, weight, frame: i});
+      const [cell, thumb] = [make('div', 'cell'), make('div', 'thumb')];
+      const values = make('div', this.width < ROOMY ? 'values fine' : 'values');
+      const end = this.width < NUMBERED ? i + 1
+        : Math.min(i + this.group, this.curve.length);
+      for (let k = i; k < end; k++) {
+        values.append(this.values[k] = make('span', ''));
+      }
+      cell.append(thumb, values, make('b', 'number', i + 1));
+      this.cells.push({cell, thumb, frame: i});
     }
     $('cells').replaceChildren(...this.cells.map(({cell}) => cell));
     this.fillThumbs();
@@ -135,9 +142,7 @@ export class Timeline {
         this.renderBar(i, last > first && first <= i && i <= last);
       }
     }
-    for (const {cell, weight, frame} of this.cells) {
-      const text = curve.edited[frame].toFixed(2);
-      if (weight.textContent !== text) weight.textContent = text;
+    for (const {cell, frame} of this.cells) {
       cell.classList.toggle('current', frame <= curve.current
         && curve.current < frame + this.group);
     }
@@ -151,6 +156,13 @@ export class Timeline {
       + (curve.mask[i] ? '' : ' out') + (selected ? ' selected' : '')
       + (i === curve.current ? ' current' : '');
     bar.tabIndex = i === curve.current ? 0 : -1;
+    const value = this.values[i];
+    if (value) {
+      const text = weight.toFixed(2);
+      value.textContent = this.width < NUMBERED || this.width >= ROOMY ? text
+        : {'0.00': '0', '1.00': '1'}[text] ?? text.slice(1);
+      value.classList.toggle('changed', curve.isChanged(i));
+    }
     bar.setAttribute('aria-valuenow', weight);
     bar.setAttribute('aria-valuetext', weight.toFixed(2)
       + (curve.isChanged(i) ? `, was ${curve.original[i].toFixed(2)}` : '')
