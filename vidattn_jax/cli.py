@@ -74,7 +74,7 @@ def _predict(arguments):
   found, failed = [], 0
   for path in arguments.videos:
     try:
-      entry, read = _open_video(path, predictor)
+      entry, _, read = _open_video(path, predictor)
       if arguments.window:
         _predict_windows(table, predictor, functools.partial(score, read),
                          path, entry, arguments.window, stride)
@@ -98,7 +98,11 @@ def _predict(arguments):
 
 
 def _open_video(path, network):
-  """Returns what is known of a video, and what reads frames by number."""
+  """Returns what is known of a video, and what reads frames by number.
+
+  The third result reads what the network sees: the frames, too, or fields of
+  flow, where the network was trained on stored ones.
+  """
   from input_pipeline import decode
   naming = network.frame_template, network.first_frame
   folder = os.path.isdir(path)
@@ -112,7 +116,22 @@ def _open_video(path, network):
       return decode.decode_folder(path, indices, *naming)
     return decode.decode_frames(path, indices, entry, network.pixels['rotate'])
 
-  return entry, read
+  flow = network.pixels.get('flow')
+  if flow is None or not flow['stored']:
+    return entry, read, read
+  return entry, read, functools.partial(_fields, read, flow['bound'])
+
+
+@functools.cache
+def _flow_method():
+  from input_pipeline import flow
+  from vidattn_jax.tools import flow as methods
+  return flow.Method(**methods.get_method('tvl1'))
+
+
+def _fields(read, bound, indices):
+  from input_pipeline import flow
+  return flow.fields(read, indices, _flow_method(), bound)
 
 
 def _predict_windows(table, predictor, score, path, entry, window, stride):
@@ -173,14 +192,18 @@ def _explain(arguments):
       lambda text: print(text, file=sys.stderr))
 
   def look(explainer):
-    entry, read = _open_video(arguments.video, explainer)
+    entry, read_frames, read = _open_video(arguments.video, explainer)
     recipe = explainer.pixels
     [indices] = transforms.recipe_indices(recipe, entry.num_frames).tolist()
-    [frames] = transforms.views_from_recipe(recipe, entry.num_frames, read)
+    [seen] = transforms.views_from_recipe(recipe, entry.num_frames, read)
+    frames, flow = seen, None
+    if 'flow' in recipe:
+      flow = explain.flow_of(seen, recipe['flow'])
+      frames = transforms.first_view(recipe, indices, read_frames)
     return explain.Clip(
         os.path.basename(os.path.normpath(arguments.video)), frames,
         tuple(indices),
-        tuple(i / entry.rate for i in indices) if entry.rate else ())
+        tuple(i / entry.rate for i in indices) if entry.rate else (), flow)
 
   clip = explain.same_clip(explainers, look)
   if len(set(clip.indices)) < len(clip.indices):
