@@ -96,6 +96,17 @@ _ST_ABN = (
     (r'^mechanism\.bn\.', 'conv_att_mechanism.1.'),
     (r'^perception\.', 'layer4.'),
 )
+# T-CNN and the three branches were not published, either.
+_TCNN = (
+    *_COMMON,
+    (r'^stage1\.0\.', 'stage1.'),
+    *((rf'^(stage\d)\.{i}\.', rf'\1.block{i + 1}.') for i in range(7)),
+    (r'\.downsample_conv\.', '.proj.'),
+    (r'\.downsample_bn\.', '.proj_bn.'),
+    (r'^head\.', 'fc.'),
+    (r'^head_total\.', 'con_fc.'),
+    (r'^sparse\.', ''),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +159,7 @@ LAYOUTS = {
     'tsn_bninception': Layout(_TSN_BNINCEPTION, 'BNInception'),
     'tstam': Layout(_TSTAM, 'BNInception'),
     'st_abn': Layout(_ST_ABN, 'ResNet3D', rank=5),
+    'tcnn': Layout(_TCNN, 'TCNN', rank=5),
 }
 
 # How a name begins that only files of that model have.
@@ -155,6 +167,7 @@ _SIGNATURES = {
     'RCNN_': 'R-C3D',
     'layer_att_common.': 'ST-ABN',
     'temporal_score.': 'T-STAM',
+    'stage7.block2.': 'tcnn',
     'conv5b.': 'c3d',
     'features.18.': 'c3d',
     'conv1_custom.': 'p3d_199',

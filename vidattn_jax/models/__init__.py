@@ -19,8 +19,10 @@ from vidattn_jax.backbones import layers
 from vidattn_jax.backbones import p3d
 from vidattn_jax.backbones import resnet
 from vidattn_jax.backbones import resnet3d
+from vidattn_jax.backbones import tcnn
 from vidattn_jax.models import recognizer
 from vidattn_jax.models import st_abn
+from vidattn_jax.models import three_branch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,15 @@ for _depth in (50, 101):
   _NETWORKS[f'st_abn_r{_depth}'] = dataclasses.replace(
       _slow(_depth), network=st_abn.STABN, defaults={'num_frames': 32},
       fixed={**_3D, 'tied': (0,)})
+_NETWORKS['tcnn'] = _Network(
+    tcnn.TCNN, {}, {'num_frames': 16}, num_stages=len(tcnn.DEPTHS), fixed=_3D)
+# Backbones whose classifier sees the mean of their features.
+_NETWORKS['three_branch'] = dataclasses.replace(
+    _NETWORKS['tcnn'], network=three_branch.ThreeBranch,
+    defaults={'num_frames': 16, 'dropout': 0.5},
+    hosts=tuple(name for name, network in _NETWORKS.items()
+                if network.neck is None
+                and network.network is recognizer.Recognizer))
 # Every name that `get_model` knows.
 MODELS = tuple(_NETWORKS)
 # Fields that are not for users: the network's name decides them.
@@ -117,7 +128,8 @@ def get_model(name: str, **overrides) -> nn.Module:
   Args:
     name: one of `MODELS`.
     **overrides: fields of `Recognizer` and of the backbone: `num_classes`
-      (int, or {head name: int} but for st_abn_*; 400 unless given),
+      (int, or {head name: int} but for st_abn_* and three_branch; 400 unless
+      given),
       `num_frames`, `crop_size` (int or (H, W)), `modality` ('rgb', 'flow'),
       `dropout` (from 0, below 1), `freeze`, `partial_bn`, `width` (above 0),
       `dtype` (one of `DTYPES`, or its type), and what the backbone takes
@@ -127,7 +139,8 @@ def get_model(name: str, **overrides) -> nn.Module:
       whole numbers or tuples of them. None for these three or for `shortcut`
       is as if left out. `tstam` takes the fields of
       `attention.tstam.TSTAM`, too, and `backbone`, the name of a tsn_ or tsm_
-      network (tsn_se_bninception unless given).
+      network (tsn_se_bninception unless given); so does `three_branch`, any
+      but c3d, tstam and st_abn_* (tcnn unless given).
 
   Returns:
     A Flax module: `apply(variables, video [N, T, H, W, C], train=False)`
@@ -142,8 +155,7 @@ def get_model(name: str, **overrides) -> nn.Module:
   if network.hosts and 'backbone' in overrides:
     host = overrides.pop('backbone')
     names.check_name(f'backbone of {name}', host, network.hosts)
-    network = dataclasses.replace(network, backbone=_NETWORKS[host].backbone,
-                                  decided=_NETWORKS[host].decided)
+    network = _on_backbone(network, _NETWORKS[host])
   hidden = {*_INNER, *network.decided}
   inner, outer, of_neck = (
       [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
@@ -155,7 +167,7 @@ def get_model(name: str, **overrides) -> nn.Module:
                    [*inner, *outer, *of_neck, 'attention_options'])
   values = {'num_classes': 400, **network.fixed, **network.defaults,
             **overrides}
-  if network.network is st_abn.STABN and hasattr(
+  if network.network is not recognizer.Recognizer and hasattr(
       values['num_classes'], 'keys'):
     raise ValueError(f'{name} takes one number of classes, but num_classes is '
                      f'{values["num_classes"]!r}; set it to an int.')
@@ -171,8 +183,21 @@ def get_model(name: str, **overrides) -> nn.Module:
     values['neck'] = functools.partial(
         network.neck, **{k: v for k, v in values.items() if k in of_neck})
   kept = {*outer, *network.fixed, 'neck', 'tied'}
-  return network.network(
+  model = network.network(
       backbone, **{k: v for k, v in values.items() if k in kept})
+  if isinstance(model, three_branch.ThreeBranch):
+    model.check_fields()
+  return model
+
+
+def _on_backbone(network, host):
+  """Returns a network with the backbone of another."""
+  return dataclasses.replace(
+      network, backbone=host.backbone, decided=host.decided,
+      defaults={**host.defaults, **network.defaults},
+      num_stages=host.num_stages,
+      fixed={**network.fixed, 'flow_channels': host.fixed.get(
+          'flow_channels', recognizer.Recognizer.flow_channels)})
 
 
 def _check_overrides(name, overrides, known):

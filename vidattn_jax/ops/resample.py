@@ -13,10 +13,13 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from vidattn_jax.ops import platform
 from vidattn_jax.ops import resizing
 
 # Full width at half maximum of the Gaussian, in parts of the map's extent.
 _WIDTH = 13 / 30
+# Most parts in which the CPU samples images, one after the other.
+_PIECES = 32
 
 
 def resample(images: jax.Array, saliency: jax.Array) -> jax.Array:
@@ -110,33 +113,194 @@ def sample(images: jax.Array, grid: jax.Array) -> jax.Array:
   Returns:
     [N, H, W, C] of the images' type, interpolated linearly.
   """
-  height, width = images.shape[1:3]
-  x, y = (resizing.resize_aligned(grid[..., i], {2: width, 1: height})
-          for i in range(2))
-  left, x = _place(x, width)
-  top, y = _place(y, height)
-  flat = lax.stop_gradient(images).reshape(
-      len(images), -1, images.shape[-1]).astype(grid.dtype)
-  first = top * width + left
-  right, down = min(width - 1, 1), width * min(height - 1, 1)
+  values = _sample(lax.stop_gradient(images).astype(grid.dtype), grid)
+  return _of_type(values, images.dtype)
 
-  def pixels(offset):
-    index = (first + offset).reshape(len(images), -1)
-    seen = jax.vmap(lambda image, i: image.at[i].get(
-        mode='promise_in_bounds'))(flat, index)
-    return seen.reshape(images.shape)
 
-  x, y = x[..., None], y[..., None]
-  above, below = (pixels(d) + x * (pixels(d + right) - pixels(d))
-                  for d in (0, down))
-  values = above + y * (below - above)
-  if jnp.issubdtype(images.dtype, jnp.integer):
+def resample_along(images: jax.Array, saliency: jax.Array,
+                   tangent: jax.Array):
+  """Resamples images, and derives the result along one direction.
+
+  Args:
+    images: see `resample`; of a floating type.
+    saliency: see `resample`.
+    tangent: change of the saliency, of its shape.
+
+  Returns:
+    (What `resample` returns; its derivative along `tangent`, float32 or
+    wider.)
+  """
+  grid, moved = jax.jvp(sampling_grid, (saliency,), (tangent,))
+  wide = images.astype(grid.dtype)
+  values, change = _in_parts(_read_along, wide, *_along_rows(wide, grid, moved))
+  return values.astype(images.dtype), change
+
+
+def _of_type(values, dtype):
+  if jnp.issubdtype(dtype, jnp.integer):
     values = jnp.round(values)
-  return values.astype(images.dtype)
+  return values.astype(dtype)
 
 
-def _place(points, size):
-  """Returns the pixel before points in [-1, 1], and how far behind it."""
-  points = (points + 1) * ((size - 1) / 2)
-  before = jnp.clip(jnp.floor(lax.stop_gradient(points)), 0, max(size - 2, 0))
-  return before.astype(jnp.int32), points - before
+@jax.custom_vjp
+def _sample(images, grid):
+  [values] = _in_parts(_read, images, *_along_rows(images, grid))
+  return values
+
+
+def _sample_fwd(images, grid):
+  return _sample(images, grid), (images, grid)
+
+
+def _sample_bwd(residuals, g):
+  images, grid = residuals
+  [points], enlarge = jax.vjp(lambda grid: _along_rows(images, grid), grid)
+
+  def spread(rows, images, points, g, products):
+    place, x, y = _places(images, points, rows)
+    here, right, below, across = products(g, images, place)
+    cross = across - below - right + here
+    to_places = [right - here + y * cross, below - here + x * cross]
+    _, back = jax.vjp(lambda points: _between(points, rows, images), points)
+    return back(to_places)[0]
+
+  def product(g, images, place, offset):
+    # Written out: XLA's sum over so short an axis is slow.
+    seen = _pixels(images, place + offset)
+    return sum(g[..., c] * seen[..., c] for c in range(g.shape[-1]))
+
+  def plain(images, points, g):
+    return spread(rows, images, points, g, lambda *args: [
+        product(*args, offset) for offset in _neighbours(images)])
+
+  def on_cpu(images, points, g):
+    def add(i, total):
+      part = [lax.dynamic_slice_in_dim(a, i * step, step) for a in rows]
+      part_g = lax.dynamic_slice_in_dim(g, i * step, step, 1)
+      return jax.tree.map(jnp.add, total, spread(
+          part, images, points, part_g, lambda *args: lax.map(
+              functools.partial(product, *args),
+              jnp.asarray(_neighbours(images)))))
+
+    step = _step(images.shape[1])
+    return lax.fori_loop(0, images.shape[1] // step, add,
+                         [jnp.zeros_like(p) for p in points])
+
+  rows = _row_places(grid.shape[1], images.shape[1], grid.dtype)
+  return None, *enlarge([platform.by_platform(on_cpu, plain, images, points,
+                                              g)])
+
+
+_sample.defvjp(_sample_fwd, _sample_bwd)
+
+
+def _in_parts(read, images, *points):
+  """Samples images; on the CPU, some rows after the others.
+
+  There, without a loop, XLA joins reading pixels to whatever uses them, and
+  reads them anew for each number that it computes; and what lies between would
+  not fit into the caches.
+
+  Args:
+    read: function (images, points, ..., rows) -> tuple of [N, h, W, C].
+    images: [N, H, W, C].
+    *points: what `_along_rows` returns.
+
+  Returns:
+    Tuple of [N, H, W, C].
+  """
+  rows = _row_places(points[0][0].shape[1], images.shape[1], images.dtype)
+
+  def on_cpu(images, *points):
+    def add(i, values):
+      part = [lax.dynamic_slice_in_dim(a, i * step, step) for a in rows]
+      return [lax.dynamic_update_slice_in_dim(whole, some, i * step, 1)
+              for whole, some in zip(values, read(images, *points, part))]
+
+    step = _step(images.shape[1])
+    count = len(jax.eval_shape(read, images, *points, rows))
+    return lax.fori_loop(0, images.shape[1] // step, add,
+                         [jnp.zeros_like(images)] * count)
+
+  return platform.by_platform(
+      on_cpu, lambda *args: [*read(*args, rows)], images, *points)
+
+
+def _step(rows):
+  """Returns how many rows the CPU samples at once."""
+  return rows // next(k for k in range(_PIECES, 0, -1) if rows % k == 0)
+
+
+def _row_places(size, height, dtype):
+  """Returns the row of the grid before each row of pixels, and how far."""
+  place = np.linspace(0, size - 1, height)
+  before = np.clip(np.floor(place), 0, size - 2)
+  return (jnp.asarray(before, jnp.int32),
+          jnp.asarray(place - before, dtype)[:, None])
+
+
+def _along_rows(images, *grids):
+  """Brings grids [N, G, G, 2] to [N, G, W], x and y apart."""
+  return [[resizing.resize_aligned(grid[..., i], {2: images.shape[2]})
+           for i in range(2)] for grid in grids]
+
+
+def _between(points, rows, images):
+  """Returns x and y in pixels, [N, h, W], of what `_along_rows` returns."""
+  before, share = rows
+  return [(p[:, before] + share * (p[:, before + 1] - p[:, before]))
+          * ((size - 1) / 2) for p, size in zip(points, images.shape[2:0:-1])]
+
+
+def _places(images, points, rows):
+  """Returns indices of pixels and what is beyond them, x and y, [N, h, W].
+
+  Args:
+    images: [N, H, W, C].
+    points: x and y [N, G, W] in [-1, 1].
+    rows: a part of `_row_places`.
+  """
+  index, beyond = [], []
+  for place, size in zip(_between(points, rows, images),
+                         images.shape[2:0:-1]):
+    place = place + (size - 1) / 2
+    first = jnp.clip(jnp.floor(place), 0, max(size - 2, 0))
+    index.append(first.astype(jnp.int32))
+    beyond.append(place - first)
+  return index[1] * images.shape[2] + index[0], *beyond
+
+
+def _neighbours(images):
+  """Returns offsets: of the pixel, its right, its lower, and of both."""
+  height, width = images.shape[1:3]
+  right, down = min(width - 1, 1), width * min(height - 1, 1)
+  return 0, right, down, down + right
+
+
+def _pixels(images, place):
+  """Returns [N, h, W, C] at the indices `place` [N, h, W]."""
+  flat = images.reshape(len(images), -1, images.shape[-1])
+  return jax.vmap(lambda image, i: image.at[i].get(
+      mode='promise_in_bounds'))(flat, place)
+
+
+def _read(images, points, rows):
+  place, *beyond = _places(images, points, rows)
+  x, y = (b[..., None] for b in beyond)
+  here, right, below, across = (
+      _pixels(images, place + offset) for offset in _neighbours(images))
+  above, below = here + x * (right - here), below + x * (across - below)
+  return (above + y * (below - above),)
+
+
+def _read_along(images, points, moved, rows):
+  """Also returns the derivative when the points move."""
+  place, *beyond = _places(images, points, rows)
+  to_right, down = (m[..., None] for m in _between(moved, rows, images))
+  x, y = (b[..., None] for b in beyond)
+  here, right, below, across = (
+      _pixels(images, place + offset) for offset in _neighbours(images))
+  cross = across - below - right + here
+  change = (to_right * (right - here + y * cross)
+            + down * (below - here + x * cross))
+  return *_read(images, points, rows), change

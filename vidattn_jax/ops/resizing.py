@@ -66,8 +66,7 @@ def resize_aligned(x: jax.Array, sizes: dict[int, int]) -> jax.Array:
     if old == size:
       continue
     place = np.linspace(0, old - 1, size)[:, None]
-    weights = np.maximum(1 - np.abs(place - np.arange(old)), 0)
-    x = _weigh(x, axis, weights)
+    x = _weigh(x, axis, np.maximum(1 - np.abs(place - np.arange(old)), 0))
   return x
 
 
