@@ -143,7 +143,7 @@ def make_app(splits: Sequence[collected_lib.Collected],
   def queue(request):
     query = request.query_params
     annotator = query.get('annotator', '')
-    chosen_class = _number(query, 'class', -1)
+    chosen_class = (_number(query, 'class') if 'class' in query else None)
     by_video = {}
     for edit in store.edits().values():
       by_video.setdefault(edit.video, {})[edit.annotator] = edit.status
@@ -153,7 +153,7 @@ def make_app(splits: Sequence[collected_lib.Collected],
       if (query.get('split', split.split) != split.split
           or (query.get('wrong') and (label < 0 or predicted == label))
           or (query.get('weak') and label not in library.weak)
-          or (chosen_class >= 0 and label != chosen_class)
+          or chosen_class not in (None, label)
           or query.get('text', '').lower() not in video.lower()):
         continue
       statuses = by_video.get(video, {})
@@ -191,7 +191,7 @@ def make_app(splits: Sequence[collected_lib.Collected],
   def film(request):
     query = request.query_params
     library.find(query.get('id'))
-    number = _number(query, 'sheet', 0)
+    number = _number(query, 'sheet')
     try:
       return responses.Response(
           shown.sheet(query['id'], number), media_type='image/jpeg',
@@ -277,11 +277,11 @@ def make_app(splits: Sequence[collected_lib.Collected],
       middleware=[middleware.Middleware(guard.Guard, token=token)])
 
 
-def _number(query, name, default):
-  text = query.get(name, str(default))
-  if not text.removeprefix('-').isdecimal() or len(text) > 9:
+def _number(query, name):
+  text = query.get(name, '')
+  if not text.isdecimal() or len(text) > 9:
     raise _RequestError(400, f'{name} is {text[:20]!r}; it must be a whole '
-                        'number.')
+                        'number from 0.')
   return int(text)
 
 

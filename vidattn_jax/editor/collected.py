@@ -113,7 +113,7 @@ class Collected:
     """
     indices = np.asarray(self.frame_indices[row]).ravel()
     taken, where = np.unique(indices, return_inverse=True)
-    maps = np.asarray(self.spatial_attention[row], np.float64)
+    maps = _as_bytes(self.spatial_attention[row]).astype(np.float64)
     maps = maps.reshape(-1, *maps.shape[2:])
     means = [maps[where.ravel() == k].mean(axis=0) for k in range(len(taken))]
     return taken, np.rint(means).astype(np.uint8)
@@ -150,14 +150,11 @@ def write(workdir, collected: Collected) -> str:
     CollectedError: a field has a wrong shape or range; names it.
   """
   _check(collected)
-  spatial = np.asarray(collected.spatial_attention)
-  if spatial.dtype != np.uint8:
-    spatial = np.rint(255 * np.asarray(spatial, np.float32)).astype(np.uint8)
   arrays = {
       'frame_indices': np.asarray(collected.frame_indices, np.int32),
       'temporal_attention': np.asarray(collected.temporal_attention,
                                        np.float32),
-      'spatial_attention': spatial,
+      'spatial_attention': _as_bytes(collected.spatial_attention),
       'scores': np.asarray(collected.scores, np.float32)}
   manifest = {
       'format': _FORMAT, 'split': collected.split,
@@ -231,6 +228,13 @@ def read(workdir, split: str) -> Collected:
                          'it again.') from None
   _check(collected, folder + ': ')
   return collected
+
+
+def _as_bytes(maps):
+  """Returns uint8, 255 for 1, of uint8 or of floats in [0, 1]."""
+  maps = np.asarray(maps)
+  return maps if maps.dtype == np.uint8 else np.rint(
+      255 * maps.astype(np.float32)).astype(np.uint8)
 
 
 def _check(c: Collected, where=''):

@@ -4,7 +4,6 @@ import collections
 from collections.abc import Callable
 from collections.abc import Iterator
 import io
-import itertools
 import threading
 
 import numpy as np
@@ -28,6 +27,15 @@ class _Film:
     self.done = False
     self.error = ''
     self.changed = threading.Condition()
+
+  def add(self, frames):
+    """Makes a sheet of frames, if there are any."""
+    if not frames:
+      return
+    sheet = _encode(frames)
+    with self.changed:
+      self.sheets.append(sheet)
+      self.changed.notify_all()
 
 
 class Films:
@@ -63,7 +71,8 @@ class Films:
     """
     with self._lock:
       film = self._films.get(video)
-      if film is None or film.error:
+      # A damaged video is tried again when it is opened again.
+      if film is None or (film.error and not number):
         film = self._films[video] = _Film()
         threading.Thread(target=self._fill, args=(film, video),
                          daemon=True).start()
@@ -77,17 +86,18 @@ class Films:
     raise FilmError(film.error or f'{video} has no frames for sheet {number}.')
 
   def _fill(self, film, video):
-    error = ''
+    error, group = '', []
     try:
-      frames = iter(self._decode(video))
-      while group := list(itertools.islice(frames, PER_SHEET)):
-        sheet = _encode(group)
-        with film.changed:
-          film.sheets.append(sheet)
-          film.changed.notify_all()
+      for frame in self._decode(video):
+        group.append(frame)
+        if len(group) == PER_SHEET:
+          film.add(group)
+          group = []
     except (ValueError, OSError) as failure:
       error = str(failure) or type(failure).__name__
     finally:
+      # What decodes before the damage is shown.
+      film.add(group)
       with film.changed:
         film.done, film.error = True, error
         film.changed.notify_all()
