@@ -61,6 +61,11 @@ class Recognizer(nn.Module):
     channels = 3 if self.modality == 'rgb' else self.flow_channels
     return (self.num_frames, *self.crop_size, channels)
 
+  @property
+  def branch_names(self) -> tuple[str, ...]:
+    """Names of `branch_logits`, if the network returns these."""
+    return ()
+
   def check_video(self, video):
     """Raises a ValueError if a video is none that the network can take."""
     channels = self.image_shape[-1]

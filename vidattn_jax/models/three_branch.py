@@ -47,6 +47,11 @@ class ThreeBranch(recognizer.Recognizer):
   training_phi: str = 'random'
   evaluation_phi: str = 'fixed'
 
+  @property
+  def branch_names(self) -> tuple[str, ...]:
+    """Names of `branch_logits`."""
+    return () if self.branches == 'O' else BRANCHES[self.branches]
+
   @nn.nowrap
   def check_fields(self):
     """Raises a ValueError if a field is not one of those above."""

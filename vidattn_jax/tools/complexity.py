@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from vidattn_jax import names
 from vidattn_jax.attention import aia
+from vidattn_jax.attention import sparse
 from vidattn_jax.backbones import layers
 
 
@@ -109,6 +110,7 @@ def by_stage(model: nn.Module, image_shape=None) -> dict[str, Complexity]:
     all units, which are not counted with the modules that they stand in.
   """
   stages = {}
+  sums = set()  # Paths of modules whose products stand in no layer.
 
   def add(path, **counts):
     if path[0] == 'backbone':
@@ -121,7 +123,9 @@ def by_stage(model: nn.Module, image_shape=None) -> dict[str, Complexity]:
     module = context.module
     if context.method_name != '__call__' or not module.path:
       return y
-    if isinstance(module, (nn.Conv, nn.Dense, aia.PlaneConv)):
+    if isinstance(module, sparse.SparseAttention):
+      sums.add(module.path)
+    elif isinstance(module, (nn.Conv, nn.Dense, aia.PlaneConv)):
       biased = module.has_variable('params', 'bias')
       add(module.path, macs=_macs(module, y),
           bias_outputs=y.size if biased else 0)
@@ -139,6 +143,10 @@ def by_stage(model: nn.Module, image_shape=None) -> dict[str, Complexity]:
   variables = jax.eval_shape(model.init, jax.random.key(0), video)
   with nn.intercept_methods(count):
     jaxpr = jax.make_jaxpr(model.apply)(variables, video)
+  if sums:
+    for path, macs in _products(jaxpr.jaxpr):
+      if path[1:2] in sums:
+        add(path[1:], macs=macs)
   for path, size in _relus(jaxpr.jaxpr):
     add(path, relu_elements=size)
   for collection, kind in (('params', 'params'), ('batch_stats', 'statistics')):
@@ -161,6 +169,22 @@ def _relus(jaxpr):
     else:
       for p in inner:
         yield from _relus(p)
+
+
+def _products(jaxpr, above=()):
+  """Yields (path of the module, multiply-adds) of each product of matrices."""
+  for equation in jaxpr.eqns:
+    path = (*above, *filter(None, str(
+        equation.source_info.name_stack).split('/')))
+    if equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      lengths = equation.invars[0].aval.shape
+      yield path, equation.outvars[0].aval.size * math.prod(
+          lengths[axis] for axis in contracted)
+    for part in jax.tree.leaves(equation.params,
+                                is_leaf=lambda p: hasattr(p, 'eqns')):
+      if hasattr(part, 'eqns'):
+        yield from _products(part, path)
 
 
 def _macs(module, y):

@@ -24,6 +24,8 @@ class Result:
       the other fields.
     average: 'logits' or 'probabilities': what the scores are.
     modality: what the network saw: 'rgb', 'flow', or both, 'flow+rgb'.
+    branches: names of branches that were scored alone, too.
+    branch_scores: float32 [N, B, K], theirs.
   """
   names: tuple
   labels: np.ndarray
@@ -33,10 +35,22 @@ class Result:
   unreadable: tuple = ()
   average: str = 'logits'
   modality: str = 'rgb'
+  branches: tuple = ()
+  branch_scores: np.ndarray = dataclasses.field(
+      default_factory=lambda: np.zeros((0, 0, 0), np.float32))
 
   def summary(self) -> dict:
-    """Returns the figures of merit, as `metrics.summarize` does."""
-    return metrics.summarize(self.scores, self.clip_scores, self.labels)
+    """Returns the figures of merit.
+
+    Returns:
+      What `metrics.summarize` does, and `top1_<branch>` of each branch.
+    """
+    figures = metrics.summarize(self.scores, self.clip_scores, self.labels)
+    for i, branch in enumerate(self.branches if figures['videos'] else ()):
+      scores = self.branch_scores[:, i]
+      figures[f'top1_{branch}'] = metrics.summarize(
+          scores, scores[:, None], self.labels)['top1']
+    return figures
 
   def save(self, path):
     """Writes all fields to an `.npz` file."""
@@ -45,7 +59,9 @@ class Result:
         scores=self.scores, clip_scores=self.clip_scores,
         classes=np.asarray(self.classes, str),
         unreadable=np.asarray(self.unreadable, str),
-        average=np.asarray(self.average), modality=np.asarray(self.modality))
+        average=np.asarray(self.average), modality=np.asarray(self.modality),
+        branches=np.asarray(self.branches, str),
+        branch_scores=self.branch_scores)
 
 
 def load_result(path) -> Result:
@@ -62,16 +78,17 @@ def load_result(path) -> Result:
   """
   try:
     with np.load(path, allow_pickle=False) as data:
-      # Files of before there was flow do not tell the modality.
+      # Older files do not tell the modality, and have no branches.
       fields = {f.name: data[f.name] for f in dataclasses.fields(Result)
-                if f.name in data or f.name != 'modality'}
+                if f.name in data or f.name not in (
+                    'modality', 'branches', 'branch_scores')}
   except FileNotFoundError:
     raise ValueError(f'{path} does not exist.') from None
   except (KeyError, ValueError, OSError, EOFError) as error:
     raise ValueError(f'{path} holds no scores of an evaluation '
                      f'({str(error)[:80]}).') from None
-  for key in ('names', 'classes', 'unreadable'):
-    fields[key] = tuple(str(value) for value in fields[key])
+  for key in ('names', 'classes', 'unreadable', 'branches'):
+    fields[key] = tuple(str(value) for value in fields.get(key, ()))
   for key in ('average', 'modality'):
     fields[key] = str(fields.get(key, 'rgb'))
   return Result(**fields)
@@ -100,7 +117,8 @@ def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
 
   Returns:
     Function (variables, views uint8 [n, V, T, H, W, C], this process's part)
-    -> clip scores float32 [N, clips, K] of the videos of all processes.
+    -> clip scores float32 [N, clips, K], or [N, clips, 1 + B, K], see
+    `state.make_eval_step`, of the videos of all processes.
   """
   check_average(average)
 
@@ -118,7 +136,7 @@ def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
     logits = logits[:, :total]
     if average == 'probabilities':
       logits = metrics.softmax(logits).astype(np.float32)
-    shape = (len(logits), num_crops, total // num_crops, logits.shape[-1])
+    shape = (len(logits), num_crops, total // num_crops, *logits.shape[2:])
     return logits.reshape(shape).mean(axis=1)
 
   return score
@@ -132,7 +150,7 @@ def _gather(array):
 
 
 def evaluate(variables, batches, score, names, classes, average='logits',
-             modality='rgb', progress=None) -> Result:
+             modality='rgb', progress=None, branches=()) -> Result:
   """Scores every video exactly once.
 
   Args:
@@ -146,6 +164,7 @@ def evaluate(variables, batches, score, names, classes, average='logits',
     average: what `score` averages.
     modality: 'rgb' or 'flow'.
     progress: function called with the number of videos after each batch.
+    branches: names of the branches that `score` scores, too.
 
   Returns:
     The result, in the order of `names`, the same on every process.
@@ -163,12 +182,18 @@ def evaluate(variables, batches, score, names, classes, average='logits',
     if progress:
       progress(int(np.sum(rows['mask'] > 0)))
   order = sorted(found)
+  kinds = (1 + len(branches),) if branches else ()
   clip_scores = np.stack([found[i][1] for i in order]) if order else np.zeros(
-      (0, 1, len(classes)), np.float32)
+      (0, 1, *kinds, len(classes)), np.float32)
+  more = {}
+  if branches:
+    more = {'branches': tuple(branches),
+            'branch_scores': clip_scores[:, :, 1:].mean(axis=1)}
+    clip_scores = clip_scores[:, :, 0]
   return Result(
       names=tuple(names[i] for i in order),
       labels=np.asarray([found[i][0] for i in order], np.int32),
       scores=clip_scores.mean(axis=1), clip_scores=clip_scores,
       classes=tuple(classes),
       unreadable=tuple(n for i, n in enumerate(names) if i not in found),
-      average=average, modality=modality)
+      average=average, modality=modality, **more)

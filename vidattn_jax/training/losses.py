@@ -25,16 +25,22 @@ def cross_entropy(outputs, batch):
 
   Args:
     outputs: a model's outputs; `logits` is float32 [N, K], or a dict of them.
+      `branch_logits`, {branch: [N, K]}, may be there, too.
     batch: `targets`, float32 [N, K], or a dict of them with the same keys.
 
   Returns:
-    [N], of the logits' type; with several heads, the sum over heads.
+    [N], of the logits' type; with several heads, the sum over heads; with
+    branches, the sum of theirs and that of all together (equation 8 of
+    "Integrating Temporal and Spatial Attention").
   """
   losses = jax.tree.map(
       lambda logits, targets: optax.softmax_cross_entropy(
           logits, targets.astype(logits.dtype)),
       outputs['logits'], batch['targets'])
-  return sum(jax.tree.leaves(losses))
+  total = sum(jax.tree.leaves(losses))
+  for logits in outputs.get('branch_logits', {}).values():
+    total += cross_entropy({'logits': logits}, batch)
+  return total
 
 
 def mix_clips(rng, video, targets, mixup_alpha: float, cutmix_alpha: float):

@@ -20,15 +20,16 @@ def parameter_groups(params) -> dict:
 
   Returns:
     Tree of the same form with one of 'weight', 'bias' or 'norm' at each leaf.
-    'norm' is scale and bias of a normalisation layer, and the `alpha` that
-    fades an attention unit in.
+    'norm' is scale and bias of a normalisation layer, the `alpha` that fades
+    an attention unit in, and the `beta_` that are widths of Gaussians.
   """
   names = {path_name(path)
            for path, _ in jax.tree_util.tree_leaves_with_path(params)}
 
   def group(path, _):
     parent, _, leaf = path_name(path).rpartition('/')
-    if f'{parent}/scale' in names or leaf == 'alpha':
+    if (f'{parent}/scale' in names or leaf == 'alpha'
+        or leaf.startswith('beta_')):
       return 'norm'
     return 'bias' if leaf == 'bias' else 'weight'
 

@@ -79,6 +79,10 @@ def report(config, workdir, inputs, result, step):
     text += (f': top-1 {figures["top1"]:.2%}, top-5 {figures["top5"]:.2%}, '
              f'mean of classes {figures["mean_class"]:.2%}, single clips '
              f'{figures["clip_top1"]:.2%}')
+    alone = [f'{branch} {figures[f"top1_{branch}"]:.2%}'
+             for branch in result.branches]
+    if alone:
+      text += f'; top-1 of each branch: {", ".join(alone)}'
   print(text)
   dropped = [name for name, _ in inputs.card['eval'].get('dropped', [])]
   for names, what in ((result.unreadable, 'could not be read and did not '

@@ -222,7 +222,7 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
   return train_step
 
 
-def make_eval_step(model, mean, std, dtype, flow_bound=20.0):
+def make_eval_step(model, mean, std, dtype, flow_bound=20.0, branches=()):
   """Builds one pass of evaluation: a pure function to be compiled.
 
   Args:
@@ -232,15 +232,21 @@ def make_eval_step(model, mean, std, dtype, flow_bound=20.0):
     dtype: type of the network's activations.
     flow_bound: see `network_input`.
 
+    branches: names of `branch_logits` that are wanted, too.
+
   Returns:
     Function (variables, views uint8 [N, V, T, H, W, C]) -> logits float32
-    [N, V, K].
+    [N, V, K]; with branches [N, V, 1 + B, K], of all together, then of each.
   """
 
   def eval_step(variables, views):
     video = network_input(model, views.reshape((-1,) + views.shape[2:]), mean,
                           std, jnp.dtype(dtype), flow_bound)
-    logits = model.apply(variables, video, train=False)['logits']
+    outputs = model.apply(variables, video, train=False)
+    logits = outputs['logits']
+    if branches:
+      logits = jnp.stack([logits, *(outputs['branch_logits'][branch]
+                                    for branch in branches)], 1)
     return logits.reshape(views.shape[:2] + logits.shape[1:])
 
   return eval_step

@@ -351,7 +351,7 @@ def make_evaluator(config, mesh, model):
   """
   eval_step = jax.jit(state_lib.make_eval_step(
       model, tuple(config.data.mean), tuple(config.data.std),
-      config.model.dtype, config.data.flow_bound),
+      config.model.dtype, config.data.flow_bound, model.branch_names),
                       out_shardings=sharding.batch_sharding(mesh))
   score = evaluation.make_scorer(
       eval_step, mesh, config.eval.crops, config.eval.views_per_pass,
@@ -360,7 +360,8 @@ def make_evaluator(config, mesh, model):
   def run(variables, inputs, progress=None):
     result = evaluation.evaluate(
         variables, inputs.eval_batches(), score, inputs.eval_names,
-        inputs.classes, config.eval.average, config.data.modality, progress)
+        inputs.classes, config.eval.average, config.data.modality, progress,
+        model.branch_names)
     bad = result.unreadable
     if len(bad) > config.data.max_bad_fraction * len(inputs.eval_names):
       raise TrainingError(
