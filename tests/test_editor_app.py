@@ -7,6 +7,7 @@ import threading
 import time
 
 import anyio
+import editing
 import numpy as np
 from PIL import Image
 import pytest
@@ -254,10 +255,7 @@ def test_conflict_returns_the_stored_version(client, body):
 
 
 def test_full_disk_is_told(client, edits, body, monkeypatch):
-  def full(*unused):
-    raise OSError(28, 'No space left on device')
-
-  monkeypatch.setattr(store.os, 'write', full)
+  monkeypatch.setattr(store, 'os', editing.FullDisk())
   answer = _save(client, body)
   assert answer.status_code == 507
   assert 'No space left on device' in answer.json()['error']

@@ -77,7 +77,11 @@ export class Editing {
     const now = this.saver.content();
     if (same(local.content.edited, now.edited)
         && same(local.content.mask, now.mask)
-        && local.content.note === now.note) return;
+        && local.content.note === now.note) {
+      // It was stored, but the page was closed before it knew.
+      this.saver.forget();
+      return;
+    }
     this.curve.take(local.content);
     $('note').value = local.content.note;
     // An edit that was saved elsewhere since then is a conflict.

@@ -57,6 +57,10 @@ export class Saver {
     }
   }
 
+  forget() {
+    localStorage.removeItem(this.key);
+  }
+
   // Something changed.
   touch() {
     this.version++;
@@ -89,7 +93,7 @@ export class Saver {
         }, this.revision);
         this.adopt(edit);
         this.savedVersion = version;
-        if (!this.dirty) localStorage.removeItem(this.key);
+        if (!this.dirty) this.forget();
         this.on.state(this.dirty ? 'unsaved' : 'saved',
           this.dirty ? 'Not saved yet' : says(edit));
       } catch (error) {
@@ -121,7 +125,7 @@ export class Saver {
     this.adopt(edit);
     this.stopped = false;
     this.savedVersion = this.version;
-    localStorage.removeItem(this.key);
+    this.forget();
     this.on.state('saved', says(edit));
   }
 
