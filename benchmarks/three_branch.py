@@ -1,0 +1,142 @@
+"""One branch against three: the original clip alone, and with sparse attention.
+
+python -m benchmarks.three_branch demo --out=runs/three_branch
+python -m benchmarks.three_branch ut --data=DIR --out=runs/three_branch_ut
+
+Trains configs/three_branch_small.py with O and with O+C+D from the same seeds,
+for the same epochs, on ordered motions or on UT-Interaction (DIR, segmented
+set 1), and draws the learning curves. Every command is printed before it runs;
+what was killed goes on when started again.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from vidattn_jax.training import writer
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_BRANCHES = ('O', 'O+C+D')
+_TITLES = {'demo': 'Ordered motions', 'ut': 'UT-Interaction, set 1'}
+
+
+def main(argv=None):
+  """Runs the comparison."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('what', choices=tuple(_TITLES))
+  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--data', metavar='DIR', help='the videos of ut')
+  parser.add_argument('--seeds', type=int, default=3, metavar='N')
+  parser.add_argument('--epochs', type=float, metavar='N',
+                      help='(default: of the configuration)')
+  parser.add_argument('--train', type=int, default=160, metavar='CLIPS',
+                      help='of demo')
+  arguments = parser.parse_args(argv)
+  if arguments.what == 'ut' and not arguments.data:
+    parser.error('ut takes --data=DIR, the folder of its videos')
+  out = pathlib.Path(arguments.out)
+  start = time.monotonic()
+  data = arguments.data
+  if arguments.what == 'demo':
+    data = str(out / 'data')
+    _run('-m', 'input_pipeline.synthetic', data, '--train',
+         str(arguments.train), '--eval', str(arguments.train // 2))
+  runs = {branches: [] for branches in _BRANCHES}
+  for seed in range(arguments.seeds):
+    for branches in _BRANCHES:
+      workdir = out / f'{branches}_seed{seed}'
+      more = []
+      if arguments.epochs:
+        more = [f'--config.num_epochs={arguments.epochs}',
+                f'--config.eval.every_epochs={arguments.epochs / 10}']
+      before = time.monotonic()
+      _run('main.py', '--config=configs/three_branch_small.py:'
+           f'{arguments.what},{branches}', f'--config.data.root={data}',
+           f'--config.data.index_file={out / "index.json"}',
+           f'--config.seed={seed}', *more, f'--workdir={workdir}')
+      curve = [line for line in writer.read_metrics(workdir)
+               if 'eval/top1' in line]
+      runs[branches].append(
+          {'seed': seed, 'seconds': round(time.monotonic() - before),
+           'epochs': [line['epoch'] for line in curve],
+           'top1': [line['eval/top1'] for line in curve],
+           'last': {key.partition('/')[2]: value for key, value
+                    in curve[-1].items() if key.startswith('eval/')}})
+  draw(runs, _TITLES[arguments.what], out / 'curves.png')
+  (out / 'summary.json').write_text(json.dumps(runs, indent=1) + '\n')
+  print(f'\n{_TITLES[arguments.what]}: top-1 after the last epoch, seeds '
+        f'0 to {arguments.seeds - 1}\n\n' + table(runs))
+  print(f'{(time.monotonic() - start) / 60:.1f} minutes. Curves: '
+        f'{out / "curves.png"}, figures: {out / "summary.json"}')
+
+
+def _run(*arguments):
+  """Runs one Python command in the checkout, printed as one would type it."""
+  print('\n$ python ' + ' '.join(arguments), flush=True)
+  done = subprocess.run([sys.executable, *arguments], check=False, cwd=_ROOT,
+                        env={**os.environ, 'PYTHONPATH': str(_ROOT)})
+  if done.returncode:
+    sys.exit(f'The command above ended with code {done.returncode}.')
+
+
+def table(runs: dict) -> str:
+  """Writes accuracies as a Markdown table.
+
+  Args:
+    runs: {branches: one dict for each seed, with the figures `last` and
+      `seconds`}.
+  """
+  lines = ['| branches | all together, by seed | mean | O alone | D alone | '
+           'C alone | seconds |', '|---|---|---|---|---|---|---|']
+  for branches, seeds in runs.items():
+    figures = [seed['last'] for seed in seeds]
+    alone = [_mean([f.get(f'top1_{kind}') for f in figures]) for kind in (
+        'original', 'discriminative', 'complementary')]
+    top1 = [f['top1'] for f in figures]
+    lines.append(' | '.join([
+        f'| {branches}', ', '.join(f'{x:.1%}' for x in top1), _mean(top1),
+        *alone, f'{np.mean([seed["seconds"] for seed in seeds]):.0f} |']))
+  return '\n'.join(lines) + '\n'
+
+
+def _mean(values):
+  return '-' if None in values else f'{np.mean(values):.1%}'
+
+
+def draw(runs: dict, title: str, path):
+  """Draws accuracy over epochs: each seed, and the mean of the seeds.
+
+  Args:
+    runs: {branches: one dict for each seed, with `epochs` and `top1`}.
+    title: of the picture.
+    path: the PNG file to write.
+  """
+  import matplotlib
+  matplotlib.use('Agg')
+  from matplotlib import pyplot as plt
+
+  figure, axis = plt.subplots(figsize=(7, 4.2))
+  for (branches, seeds), color in zip(runs.items(), ('#8c510a', '#01665e'),
+                                      strict=True):
+    curves = np.asarray([seed['top1'] for seed in seeds])
+    for curve in curves:
+      axis.plot(seeds[0]['epochs'], curve, color=color, alpha=0.3, lw=1)
+    axis.plot(seeds[0]['epochs'], curves.mean(0), color=color, marker='o',
+              label=f'{branches}, mean of {len(seeds)} seeds')
+  axis.set(title=title, xlabel='epoch', ylabel='top-1, held-out clips',
+           ylim=(-0.02, 1.02))
+  axis.grid(alpha=0.3)
+  axis.legend()
+  figure.tight_layout()
+  figure.savefig(path, dpi=100)
+  plt.close(figure)
+
+
+if __name__ == '__main__':
+  main()
