@@ -26,11 +26,11 @@ def config(**overrides):
   return c
 
 
-def videos(count, size=36, frames=2, seed=0):
-  """Returns uint8 videos [count, T, H, W, 3] and their labels [count]."""
+def videos(count, size=36, frames=2, seed=0, channels=3):
+  """Returns uint8 videos [count, T, H, W, C] and their labels [count]."""
   rng = np.random.default_rng(seed)
   labels = np.arange(count) % len(CLASSES)
-  clips = rng.integers(0, 60, (count, frames, size, size, 3))
+  clips = rng.integers(0, 60, (count, frames, size, size, channels))
   clips[np.arange(count), ..., labels] += 120
   return clips.astype(np.uint8), labels.astype(np.int32)
 
@@ -46,9 +46,11 @@ def inputs(c, count=24, eval_count=10, bad=(), poison=None, shard=(0, 1)):
     poison: step from which on the gradient is not a number.
     shard: this process's index, and their number.
   """
-  clips, labels = videos(count, c.model.crop_size[0], c.model.num_frames)
-  eval_clips, eval_labels = videos(eval_count, c.model.crop_size[0],
-                                   c.model.num_frames, seed=1)
+  shape = {'size': c.model.crop_size[0], 'frames': c.model.num_frames,
+           'channels': 3 if c.data.modality == 'rgb' else (
+               2 * c.data.flow_stack)}
+  clips, labels = videos(count, **shape)
+  eval_clips, eval_labels = videos(eval_count, **shape, seed=1)
   index, shards = shard
   views = c.eval.clips * c.eval.crops
 
@@ -95,6 +97,8 @@ def shrink(c):
     c.update(batch_size=2, num_epochs=1.0, log_every_steps=1, compile_cache='')
     c.schedule.warmup_epochs = 0.0
     c.eval.update(batch_size=2, clips=1, crops=1, every_epochs=1.0)
+    if 'inception' in c.model.name + c.model.options.get('backbone', ''):
+      c.model.crop_size = (32, 32)
     c.mesh.data = 1
   return c
 

@@ -19,12 +19,20 @@ _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 _ARGUMENTS = {
     'aia_something': ('tsn,v1,8', 'tsm,v2,12', 'tsm,v1,16'),
     'demo': ('plain', 'attention'),
+    'two_stream': ('tstam,hmdb51,rgb,1', 'tstam,ucf101,flow,3',
+                   'tsn,ucf101,flow,2', 'tsn_se,hmdb51,rgb,3'),
+    'two_stream_demo': ('rgb', 'flow'),
+    'two_stream_weizmann': ('rgb,eli', 'flow,shahar'),
     'weizmann': ('plain', 'attention'),
 }
 _NAMES = sorted(p.stem for p in _CONFIGS.glob('*.py')
                 if p.stem not in ('__init__', 'common'))
 _CASES = [(name, argument) for name in _NAMES
           for argument in _ARGUMENTS.get(name, (None,))]
+# Those that take long to compile.
+_LONG = ('two_stream', 'two_stream_weizmann')
+_STEPS = [pytest.param(*case, marks=pytest.mark.slow) if case[0] in _LONG
+          else case for case in _CASES if case != ('two_stream_demo', 'rgb')]
 
 
 def _load(name, argument):
@@ -32,7 +40,7 @@ def _load(name, argument):
   return module.get_config(*(() if argument is None else (argument,)))
 
 
-@pytest.mark.parametrize('name,argument', _CASES)
+@pytest.mark.parametrize('name,argument', _STEPS)
 def test_trains_one_step_when_shrunk(name, argument, tmp_path):
   c = small.shrink(_load(name, argument))
   inputs = small.inputs(c, count=2, eval_count=2)
@@ -58,7 +66,7 @@ def test_whole_network_can_be_built(name, argument):
   assert has_unit == bool(c.model.attention)
 
 
-@pytest.mark.parametrize('name', ['aia_something', 'demo', 'weizmann'])
+@pytest.mark.parametrize('name', sorted(_ARGUMENTS))
 def test_unknown_argument_is_told(name):
   with pytest.raises(ValueError, match=rf'configs/{name}.py:nonsense'):
     _load(name, 'nonsense')
