@@ -47,7 +47,7 @@ def get_config(arguments='demo,O+C+D'):
   config.batch_size = 8
   config.optimizer.bias_lr = 1.0
   config.schedule.name = 'cosine'
-  config.schedule.learning_rate = 0.05
+  config.schedule.learning_rate = 0.02
   config.schedule.warmup_epochs = 1.0
   if data == 'demo':
     config.model.num_frames = 4
@@ -57,7 +57,7 @@ def get_config(arguments='demo,O+C+D'):
     config.data.resize = (60, 80)
     config.data.flip_pairs = (('slide_left', 'slide_right'),
                               ('turn_clockwise', 'turn_anticlockwise'))
-    config.num_epochs = 20.0
+    config.num_epochs = 12.0
   else:
     config.model.num_frames = 8
     config.model.crop_size = (64, 80)
@@ -68,8 +68,8 @@ def get_config(arguments='demo,O+C+D'):
     config.data.csv_train = 'train,val'
     config.data.csv_eval = 'test'
     config.data.resize = (72, 90)
-    config.num_epochs = 60.0
-  config.eval.every_epochs = config.num_epochs / 10
+    config.num_epochs = 40.0
+  config.eval.every_epochs = config.num_epochs / 8
   config.checkpoint.every_epochs = config.num_epochs
   config.eval.batch_size = 8
   return config
