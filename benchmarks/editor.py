@@ -9,7 +9,9 @@ pretended one. Takes the extra `edit` and Playwright.
 
 import argparse
 import contextlib
+import dataclasses
 import functools
+import io
 import json
 import os
 import socket
@@ -18,6 +20,7 @@ import threading
 import time
 
 import numpy as np
+from PIL import Image
 
 from input_pipeline import synthetic
 from vidattn_jax.editor import app as app_lib
@@ -117,14 +120,14 @@ def serving(app):
 
 
 @contextlib.contextmanager
-def session(count, length, rerun=True):
+def session(count, length):
   """Serves an editor of pretended videos; gives (address, its store)."""
   with tempfile.TemporaryDirectory() as workdir:
-    found, decode, again = pretend(count, length)
+    found, decode, rerun = pretend(count, length)
     collected.write(workdir, found)
     store = store_lib.Store(os.path.join(workdir, 'edits.jsonl'))
     app = app_lib.make_app([collected.read(workdir, 'train')], store, decode,
-                           again if rerun else None)
+                           rerun)
     with serving(app) as address:
       yield address, store
     store.close()
@@ -210,6 +213,17 @@ def measure(browser, address, size, rounds=5):
   return opened, frames_
 
 
+def _shoot(page, out, size, name):
+  """Writes a small picture of the page as it is after a moment."""
+  page.wait_for_timeout(400)
+  picture = Image.open(io.BytesIO(page.screenshot())).convert('RGB')
+  # The palette of which the farthest colour is nearest: a median cut loses
+  # the few pixels of a coloured word.
+  picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2,
+                   dither=Image.Dither.NONE).save(
+      os.path.join(out, f'editor_{name}_{size[0]}.png'), optimize=True)
+
+
 def take_pictures(browser, out):
   """Takes a picture of every state of the page, at both sizes."""
   for size in SIZES:
@@ -218,10 +232,7 @@ def take_pictures(browser, out):
           viewport={'width': size[0], 'height': size[1]})
       page = context.new_page()
 
-      def shoot(name, page=page, size=size):
-        page.wait_for_timeout(400)
-        page.screenshot(path=os.path.join(out, f'editor_{name}_{size[0]}.png'))
-
+      shoot = functools.partial(_shoot, page, out, size)
       page.goto(address)
       page.get_by_role('button', name='Start').wait_for()
       shoot('name')
@@ -245,7 +256,6 @@ def take_pictures(browser, out):
       page.wait_for_timeout(300)
       edit = store.edits()[video, 'Ada']
       other = np.roll(edit.edited, 9).tolist()
-      import dataclasses
       store.save(dataclasses.replace(
           edit, annotator='Grace', edited=tuple(other), status='submitted',
           note='The arrow starts later.'), 0)
@@ -276,8 +286,7 @@ def take_pictures(browser, out):
       page.goto(address)
       sign_in(page)
       page.wait_for_load_state('networkidle')
-      page.wait_for_timeout(400)
-      page.screenshot(path=os.path.join(out, f'editor_long_{size[0]}.png'))
+      _shoot(page, out, size, 'long')
       context.close()
 
 

@@ -365,7 +365,7 @@ def test_player_shows_the_frame_plays_a_selection_and_the_heat_map(page):
     page.wait_for_timeout(25)
   assert seen == {'1', '2', '3', '4', '5'}
   page.keyboard.press('Space')
-  page.locator('#selection-text', has_text='5 frames selected (1 to 5)'
+  page.locator('#selection-text', has_text='5 selected (1 to 5)'
                ).wait_for()
 
 

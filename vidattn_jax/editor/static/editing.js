@@ -117,8 +117,8 @@ export class Editing {
     const [first, last] = curve.selection();
     const changed = curve.edited.filter((_, k) => curve.isChanged(k)).length;
     $('selection-text').textContent = (last > first
-      ? `${last - first + 1} frames selected (${first + 1} to ${last + 1}), `
-      : '') + `${changed} changed`;
+      ? `${last - first + 1} selected (${first + 1} to ${last + 1}), `
+      : '') + (changed ? `${changed} changed` : 'drag over the bars to draw');
     $('undo').disabled = !curve.past.length;
     $('redo').disabled = !curve.future.length;
   }

@@ -84,7 +84,7 @@ export class Queue {
         : `${classes[video.label]}, predicted ${classes[video.predicted]}`;
     state.className = `state ${video.status}`;
     state.textContent = STATES[video.status];
-    button.append(state, name, what);
+    button.append(name, state, what);
     const others = Object.keys(video.others);
     if (others.length || video.held.length) {
       const more = document.createElement('small');
