@@ -351,6 +351,13 @@ def attention_targets(
           (count > 0).astype(np.float32))
 
 
+def annotate(edits: Mapping[str, Sequence[Edit]], video: str,
+             frame_indices) -> dict[str, np.ndarray]:
+  """Returns `attention_targets` as arrays of a training batch, by name."""
+  target, mask = attention_targets(edits, video, frame_indices)
+  return {'temporal_target': target, 'temporal_mask': mask}
+
+
 def now() -> str:
   """Returns the time, RFC 3339, UTC, in milliseconds."""
   time = datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')

@@ -3,7 +3,7 @@
 import {path} from '/static/curve.js';
 
 const THUMB = 44; // Least width of a thumbnail, pixels.
-const WIDEST = 110;
+const WIDEST = 84;
 // Least widths of a bar, pixels, with its weight below it, short and in full.
 const NUMBERED = 18;
 const ROOMY = 34;
@@ -162,6 +162,7 @@ export class Timeline {
       value.textContent = this.width < NUMBERED || this.width >= ROOMY ? text
         : {'0.00': '0', '1.00': '1'}[text] ?? text.slice(1);
       value.classList.toggle('changed', curve.isChanged(i));
+      value.classList.toggle('out', !curve.mask[i]);
     }
     bar.setAttribute('aria-valuenow', weight);
     bar.setAttribute('aria-valuetext', weight.toFixed(2)
