@@ -1,5 +1,6 @@
 """The attention editor in a real browser, as a person uses it."""
 
+import dataclasses
 import os
 import shutil
 
@@ -211,6 +212,23 @@ def test_draft_is_found_after_a_reload(page, session):
   assert page.get_by_label('Note').input_value().startswith('<img')
   assert _edit(session).note == '<img src=x onerror=alert(1)>'
   assert page.locator('#queue .state').first.inner_text() == '◐ draft'
+
+
+def test_edit_of_another_length_is_not_drawn(page, session):
+  page.keyboard.press('3')
+  _saved(page)
+  edit = _edit(session)
+  session[1].save(dataclasses.replace(
+      edit, num_frames=2, frame_indices=(0,), original=(0, 0), edited=(1, 1),
+      mask=(1, 1)), edit.revision)
+  page.reload()
+  page.locator('.bar').first.wait_for()
+  np.testing.assert_allclose(_weights(page), _first_attention(), atol=1e-4)
+  page.keyboard.press('1')
+  page.locator('#saved', has_text='Not saved yet').wait_for()
+  _saved(page)
+  assert _edit(session).revision == edit.revision + 2
+  assert _edit(session).num_frames == LENGTH
 
 
 def test_unsaved_work_outlives_a_closed_page_and_a_dead_server(

@@ -282,6 +282,12 @@ def test_wrong_commands_get_one_sentence(edited, arguments, sentence,
   assert sentence in str(stop.value)
 
 
+def test_edits_of_other_videos_are_named_at_the_start(edited, capsys):
+  with pytest.raises(SystemExit):
+    cli.main(['edit', f'--workdir={edited}', '--port=70000'])
+  assert 'gone (Ada): no such video. It is kept' in capsys.readouterr().err
+
+
 def test_missing_extra_is_named(edited, monkeypatch):
   for name in list(sys.modules):
     if name.startswith(('starlette', 'vidattn_jax.editor.')):

@@ -529,6 +529,8 @@ def _edit(arguments):
   edits = store.Store(
       arguments.edits or files.default_path(arguments.workdir),
       lambda text: print(text, file=sys.stderr))
+  for problem in _not_of(splits, edits.edits()):
+    print(f'{problem} It is kept, but not shown.', file=sys.stderr)
   decode, rerun = _edit_sources(arguments, splits)
   token = serve.make_token(arguments.host, arguments.token)
   serve.serve(app.make_app(splits, edits, decode, rerun, token),
@@ -619,12 +621,18 @@ def _load_edits(source):
   splits = [collected.read(source, name) for name in collected.splits(source)]
   if not splits:
     return edits, ()
+  for problem in _not_of(splits, edits):
+    say(problem)
+  return edits, splits[0].classes
+
+
+def _not_of(splits, edits):
+  """Returns a sentence for each edit that is not of the collected videos."""
+  from vidattn_jax.editor import store
   _, problems = store.split_known(edits, {
       name: int(n) for split in splits
       for name, n in zip(split.names, split.num_frames)})
-  for problem in problems:
-    say(problem)
-  return edits, splits[0].classes
+  return problems
 
 
 def _edits_export(arguments):

@@ -19,8 +19,10 @@ export class Editing {
     const stored = video.edits.find(
       ({annotator}) => annotator === page.annotator);
     const {original} = video;
-    this.curve = new Curve(original, stored?.edited ?? original,
-      stored?.mask ?? original.map(() => 1));
+    // The video may have had another number of frames when it was edited.
+    const fits = stored?.edited.length === original.length;
+    this.curve = new Curve(original, fits ? stored.edited : original,
+      fits ? stored.mask : original.map(() => 1));
     $('note').value = stored?.note ?? '';
     this.sheets = new Sheets(video.id, video.frames, page.setup.sheet,
       () => { this.timeline?.fillThumbs(); this.player?.draw(); },
