@@ -9,7 +9,6 @@ import math
 
 from flax import linen as nn
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from vidattn_jax import names
@@ -92,7 +91,7 @@ class SparseAttention(nn.Module):
   @nn.compact
   def __call__(self, features: jax.Array, kernel: jax.Array, bias: jax.Array,
                video: jax.Array, train: bool = False,
-               phi: jax.Array | None = None) -> dict:
+               phi: jax.Array | None = None, capture: bool = False) -> dict:
     """Makes the clips.
 
     Args:
@@ -102,11 +101,12 @@ class SparseAttention(nn.Module):
       video: [N, T, H, W, C'].
       train: part peaks as in training; takes the random stream 'dropout'.
       phi: thresholds of the cells [N, T, G, G]; drawn unless given.
+      capture: return the saliency, too.
 
     Returns:
       Dict of `frame_logits` [N, T, S], `response` [N, T, G, G], and for each
-      kind a dict of `peaks`, bool, and `saliency`, both [N, T, G, G], and of
-      `video` [N, T, H, W, C'].
+      kind a dict of `peaks`, bool [N, T, G, G], and of `video`
+      [N, T, H, W, C']; with `capture`, `saliency` [N, T, G, G].
     """
     clips = video.shape[:2]
     features, frames = (x.reshape(-1, *x.shape[2:]) for x in (features, video))
@@ -122,10 +122,11 @@ class SparseAttention(nn.Module):
       inverse = kind == 'complementary'
       outputs[kind] = {
           'peaks': parts[kind],
-          'saliency': lax.stop_gradient(gaussian.saliency(
-              response, parts[kind], beta, self.base, inverse)),
           'video': zoom(frames, response, parts[kind], beta, self.base,
                         inverse)}
+      if capture:
+        outputs[kind]['saliency'] = gaussian.saliency(
+            response, parts[kind], beta, self.base, inverse)
     return jax.tree.map(lambda x: x.reshape(*clips, *x.shape[1:]), outputs)
 
   def _part(self, found, response, train, phi, clips):

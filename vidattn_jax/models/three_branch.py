@@ -121,7 +121,7 @@ class ThreeBranch(recognizer.Recognizer):
           kinds, self.grid_size, self.delta, self.base, self.threshold,
           self.training_phi, self.evaluation_phi, name='sparse')(
               last, head.variables['params']['kernel'],
-              head.variables['params']['bias'], video, train, phi)
+              head.variables['params']['bias'], video, train, phi, capture)
       outputs = {'frame_logits': seen['frame_logits'],
                  'response_attention': seen['response']}
       for kind in kinds:
