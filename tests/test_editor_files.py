@@ -1,6 +1,7 @@
 """Files of the attention editor: what is collected, and what people edit."""
 
 import dataclasses
+import fcntl
 import json
 import multiprocessing
 import os
@@ -186,6 +187,18 @@ def test_processes_see_each_other(path):
   assert one.edits()['a', 'Ada'].edited == (1, 1, 1)
 
 
+def test_save_waits_for_the_lock_of_another_process(path):
+  edits = store.Store(path)
+  saving = threading.Thread(target=edits.save, args=(edit(), 0))
+  with open(path) as other:
+    fcntl.flock(other, fcntl.LOCK_EX)
+    saving.start()
+    saving.join(0.3)
+    assert saving.is_alive() and not os.path.getsize(path)
+  saving.join(10)
+  assert len(edits.edits()) == 1
+
+
 def _save_many(path, name):
   edits = store.Store(path)
   for revision in range(25):
@@ -212,9 +225,10 @@ def test_no_save_of_threads_and_processes_is_lost(path):
 def test_torn_last_line_is_put_aside_and_named(path):
   edits = store.Store(path)
   stored = edits.save(edit(note='größer'), 0)
-  line = edit(weights=(1, 1, 1)).to_line().encode()
+  # Longer than the line that comes after it.
+  line = edit(note='x' * 1500).to_line().encode()[:-30]
   with open(path, 'ab') as file:
-    file.write(line[:70])
+    file.write(line)
   said = []
   assert store.load(path, said.append) == {('a', 'Ada'): stored}
   assert 'torn' in said[0]
@@ -223,7 +237,7 @@ def test_torn_last_line_is_put_aside_and_named(path):
   again = store.Store(path, said.append)
   assert again.edits() == {('a', 'Ada'): stored, ('b', 'Ada'): more}
   with open(path + '.torn', 'rb') as file:
-    assert file.read() == line[:70] + b'\n'
+    assert file.read() == line + b'\n'
 
 
 @pytest.mark.parametrize('text, sentence', [
@@ -332,10 +346,10 @@ def _write(path, *edits):
 def test_merging_keeps_every_save_and_names_what_differs(tmp_path):
   first = [edit(updated='2026-01-01', revision=1),
            edit(updated='2026-01-03', revision=2, weights=(1, 1, 1))]
-  second = [edit(updated='2026-01-02', revision=1, weights=(0, 0, 0)),
-            edit('b', updated='2026-01-04')]
+  second = [edit('b', updated='2026-01-04'),
+            edit(updated='2026-01-02', revision=5, weights=(0, 0, 0))]
   paths = [_write(tmp_path / 'one', *first),
-           _write(tmp_path / 'two', *second, first[0])]
+           _write(tmp_path / 'two', first[0], *second)]
   with open(paths[0], 'a') as file:
     file.write('{"sch')
   saves, problems = files.merge(paths)
