@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vidattn_jax.editor import collected
+from vidattn_jax.editor import edit as edit_lib
 from vidattn_jax.editor import files
 from vidattn_jax.editor import store
 
@@ -278,7 +279,7 @@ def test_missing_field_and_missing_file_are_named(path):
   values = dataclasses.asdict(edit())
   del values['mask']
   with pytest.raises(store.EditError, match='mask is missing'):
-    store.parse(json.dumps(values))
+    edit_lib.parse(json.dumps(values))
   with pytest.raises(store.EditError, match='does not exist'):
     store.load(path)
 

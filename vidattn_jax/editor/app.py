@@ -19,6 +19,7 @@ from starlette import responses
 from starlette import routing
 
 from vidattn_jax.editor import collected as collected_lib
+from vidattn_jax.editor import edit as edit_lib
 from vidattn_jax.editor import films
 from vidattn_jax.editor import guard
 from vidattn_jax.editor import store as store_lib
@@ -98,7 +99,7 @@ class _Library:
 
   def original(self, video):
     split, row, *_ = self.find(video)
-    return tuple(round(float(w), store_lib.DECIMALS)
+    return tuple(round(float(w), edit_lib.DECIMALS)
                  for w in split.frame_attention(row))
 
 
@@ -138,7 +139,7 @@ def make_app(splits: Sequence[collected_lib.Collected],
         'statuses': store_lib.STATUSES,
         'annotators': sorted({who for _, who in store.edits()}),
         'sheet': {'columns': films.COLUMNS, 'frames': films.PER_SHEET},
-        'maxNote': store_lib.MAX_NOTE}
+        'maxNote': edit_lib.MAX_NOTE}
 
   def queue(request):
     query = request.query_params
@@ -210,14 +211,14 @@ def make_app(splits: Sequence[collected_lib.Collected],
     name = body['video']
     split, row, label, predicted = library.find(name)
     num_frames = int(split.num_frames[row])
-    store_lib.check_weights('edited', body['edited'], num_frames)
+    edit_lib.check_weights('edited', body['edited'], num_frames)
     if not isinstance(body['mask'], list):
       raise store_lib.EditError('mask is no list')
     edit = store_lib.Edit(
         video=name, num_frames=num_frames,
         frame_indices=tuple(np.unique(split.frame_indices[row]).tolist()),
         original=library.original(name),
-        edited=tuple(round(w, store_lib.DECIMALS) for w in body['edited']),
+        edited=tuple(round(w, edit_lib.DECIMALS) for w in body['edited']),
         mask=tuple(body['mask']), label=label, predicted=predicted,
         annotator=body['annotator'], created='', updated='', revision=1,
         status=body['status'], seconds=body['seconds'],
@@ -231,11 +232,11 @@ def make_app(splits: Sequence[collected_lib.Collected],
     if rerun is None:
       raise _RequestError(404, 'Predictions cannot be re-run: the weights are '
                           'not there, or take no temporal attention.')
-    store_lib.check_weights('edited', body['edited'],
+    edit_lib.check_weights('edited', body['edited'],
                             int(split.num_frames[row]))
     edited = np.asarray(body['edited'], np.float64)
     same = np.abs(edited - library.original(name)) < 10.0 ** (
-        -store_lib.DECIMALS) / 2
+        -edit_lib.DECIMALS) / 2
     with rerun_lock:
       try:
         shares = rerun(name, np.where(same, -1.0, edited))
@@ -246,7 +247,7 @@ def make_app(splits: Sequence[collected_lib.Collected],
   def lease(body, _):
     _demand_fields(body, ('video', 'annotator'))
     library.find(body['video'])
-    store_lib.check_annotator(body['annotator'])
+    edit_lib.check_annotator(body['annotator'])
     leases.take(body['video'], body['annotator'])
     return {'held': leases.others(body['annotator']).get(body['video'], [])}
 
@@ -337,7 +338,7 @@ def _send(function, limiter):
       revision = 0
       if request.method == 'PUT':
         revision = _revision(request.headers.get('if-match'))
-      return function(store_lib.parse_json(body), revision)
+      return function(edit_lib.parse_json(body), revision)
 
     return await anyio.to_thread.run_sync(_respond, act, limiter=limiter)
 
