@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from vidattn_jax.ops import gaussian
+from vidattn_jax.attention import sparse
+from vidattn_jax.models import get_model
 from vidattn_jax.ops import peaks
 from vidattn_jax.ops import resample
 
@@ -44,14 +45,12 @@ def make_inputs(seed=0) -> dict:
 
 
 def ours(betas, features, kernel, bias, images):
-  """Returns the two resampled clips [2, N, H, W, C], in JAX."""
+  """Returns the two resampled clips [N, H, W, C], in JAX."""
   raw, _, _ = peaks.chosen_map(features, kernel, bias, _DELTA)
   response = peaks.normalized_response(raw, _GRID)
   parts = peaks.split(peaks.find_peaks(response), response, _PHI)
-  return jnp.stack([
-      resample.resample(images, gaussian.saliency(
-          response, part, beta, _BASE, inverse))
-      for part, beta, inverse in zip(parts, betas, (False, True))])
+  return [sparse.zoom(images, response, part, beta, _BASE, inverse)
+          for part, beta, inverse in zip(parts, betas, (False, True))]
 
 
 def _torch_saliency(response, part, beta, inverse):
@@ -66,7 +65,7 @@ def _torch_saliency(response, part, beta, inverse):
 
 
 def theirs(betas, features, kernel, bias, images, grids):
-  """Returns the two clips [2, N, C, H, W], in PyTorch.
+  """Returns the two clips [N, C, H, W], in PyTorch.
 
   Args:
     betas: two scalars.
@@ -106,7 +105,7 @@ def theirs(betas, features, kernel, bias, images, grids):
                                   align_corners=True)
     clips.append(functional.grid_sample(
         images, grid.permute(0, 2, 3, 1), mode='bilinear', align_corners=True))
-  return torch.stack(clips)
+  return clips
 
 
 def _programs(inputs, device, finish):
@@ -114,17 +113,18 @@ def _programs(inputs, device, finish):
   arrays = [inputs[k] for k in ('features', 'kernel', 'bias', 'images')]
   here = jax.device_put(arrays)
   betas = jnp.asarray(_BETAS)
-  weights = jax.device_put(inputs['weights'])
+  weights = jax.device_put(list(inputs['weights']))
   there = [torch.tensor(a, device=device) for a in arrays]
   there[3] = there[3].permute(0, 3, 1, 2).contiguous()
   grids = torch.tensor(resample._kernels(_GRID), dtype=torch.float32,
                        device=device)
-  their_weights = torch.tensor(inputs['weights'], device=device).permute(
-      0, 1, 4, 2, 3).contiguous()
+  their_weights = [torch.tensor(w, device=device).permute(
+      0, 3, 1, 2).contiguous() for w in inputs['weights']]
   their_betas = torch.tensor(_BETAS, device=device, requires_grad=True)
   clips = jax.jit(ours)
   gradient = jax.jit(jax.value_and_grad(
-      lambda betas, weights, *a: jnp.vdot(ours(betas, *a), weights)))
+      lambda betas, weights, *a: sum(map(jnp.vdot, ours(betas, *a),
+                                         weights))))
   run = torch.compile(theirs) if device == 'cuda' else theirs
 
   def their_clips():
@@ -135,7 +135,8 @@ def _programs(inputs, device, finish):
 
   def their_gradient():
     their_betas.grad = None
-    loss = (run(their_betas, *there, grids) * their_weights).sum()
+    loss = sum((y * w).sum() for y, w in zip(
+        run(their_betas, *there, grids), their_weights))
     loss.backward()
     finish()
     return loss, their_betas.grad
@@ -151,7 +152,7 @@ def _programs(inputs, device, finish):
 def _check(programs):
   """Says how far apart the two are; raises an error if it is too far."""
   ours_clips, their_clips = (f() for f in programs['forward'])
-  reference = their_clips.permute(0, 1, 3, 4, 2).cpu().numpy()
+  reference = np.stack([y.permute(0, 2, 3, 1).cpu() for y in their_clips])
   apart = np.abs(np.asarray(ours_clips) - reference).max()
   (_, ours_grad), (_, their_grad) = (
       f() for f in programs['forward and backward'])
@@ -165,6 +166,27 @@ def _check(programs):
   assert grads < 1e-2, grads
 
 
+def _share_of_network(images, milliseconds, clock, rounds):
+  """Says how long one pass of T-CNN takes, and what share attention has."""
+  model = get_model('tcnn', num_classes=_CLASSES)
+  rng = np.random.default_rng(0)
+  video = jnp.asarray(images[None])
+  variables = jax.tree.map(
+      lambda x: jnp.asarray(0.02 * rng.standard_normal(x.shape) + (
+          x.ndim == 1), x.dtype),
+      jax.eval_shape(model.init, jax.random.key(0), video))
+  run = jax.jit(model.apply)
+  jax.block_until_ready(run(variables, video))
+  times = []
+  for _ in range(rounds):
+    start = clock()
+    jax.block_until_ready(run(variables, video))
+    times.append(clock() - start)
+  once = 1e3 * np.median(times)
+  print(f'T-CNN, one pass: {once:.4g} ms; sparse attention is '
+        f'{milliseconds / (3 * once):.1%} of three')
+
+
 def main(argv=None):
   """Runs the benchmark."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -175,7 +197,8 @@ def main(argv=None):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
   clock = time.process_time if on_cpu else time.perf_counter
-  programs = _programs(make_inputs(), 'cpu' if on_cpu else 'cuda',
+  inputs = make_inputs()
+  programs = _programs(inputs, 'cpu' if on_cpu else 'cuda',
                        (lambda: None) if on_cpu else torch.cuda.synchronize)
   _check(programs)
   print('| what | JAX | PyTorch | PyTorch / JAX |\n|---|---|---|---|')
@@ -193,6 +216,8 @@ def main(argv=None):
     print(f'| {what} | {here:.3g} ms | {there:.3g} ms | '
           f'{np.median(ratios):.2f} ({ratios.min():.2f} to '
           f'{ratios.max():.2f}) |', flush=True)
+    if what == 'forward':
+      _share_of_network(inputs['images'], here, clock, 5)
     if what == 'forward' and not on_cpu:
       # One clip is read and two are written, float32.
       size = 3 * _FRAMES * _SIZE**2 * 3 * 4

@@ -218,9 +218,8 @@ def test_derivative_forward_is_the_one_backward(float64):
   rng = np.random.default_rng(1)
   images, q = _smooth((2, 12, 15, 3)), 0.2 + rng.random((2, 7, 7))
   tangent, g = rng.standard_normal(q.shape), rng.standard_normal(images.shape)
-  values, change = resample.resample_along(images, q, tangent)
-  ours, back = jax.vjp(lambda q: resample.resample(images, q), jnp.asarray(q))
-  np.testing.assert_allclose(values, ours, 1e-12)
+  change = resample.derivative(images, jnp.asarray(q), jnp.asarray(tangent))
+  _, back = jax.vjp(lambda q: resample.resample(images, q), jnp.asarray(q))
   np.testing.assert_allclose(np.vdot(g, change), np.vdot(back(g)[0], tangent),
                              1e-9)
 

@@ -117,23 +117,21 @@ def sample(images: jax.Array, grid: jax.Array) -> jax.Array:
   return _of_type(values, images.dtype)
 
 
-def resample_along(images: jax.Array, saliency: jax.Array,
-                   tangent: jax.Array):
-  """Resamples images, and derives the result along one direction.
+def derivative(images: jax.Array, saliency: jax.Array,
+               tangent: jax.Array) -> jax.Array:
+  """Derives what `resample` returns along one direction.
 
   Args:
-    images: see `resample`; of a floating type.
+    images: see `resample`.
     saliency: see `resample`.
     tangent: change of the saliency, of its shape.
 
   Returns:
-    (What `resample` returns; its derivative along `tangent`, float32 or
-    wider.)
+    [N, H, W, C], float32 or wider.
   """
   grid, moved = jax.jvp(sampling_grid, (saliency,), (tangent,))
-  wide = images.astype(grid.dtype)
-  values, change = _in_parts(_read_along, wide, *_along_rows(wide, grid, moved))
-  return values.astype(images.dtype), change
+  images = images.astype(grid.dtype)
+  return _in_parts(_read_change, images, *_along_rows(images, grid, moved))
 
 
 def _of_type(values, dtype):
@@ -144,8 +142,7 @@ def _of_type(values, dtype):
 
 @jax.custom_vjp
 def _sample(images, grid):
-  [values] = _in_parts(_read, images, *_along_rows(images, grid))
-  return values
+  return _in_parts(_read, images, *_along_rows(images, grid))
 
 
 def _sample_fwd(images, grid):
@@ -202,28 +199,27 @@ def _in_parts(read, images, *points):
   not fit into the caches.
 
   Args:
-    read: function (images, points, ..., rows) -> tuple of [N, h, W, C].
+    read: function (images, points, ..., rows) -> [N, h, W, C].
     images: [N, H, W, C].
     *points: what `_along_rows` returns.
 
   Returns:
-    Tuple of [N, H, W, C].
+    [N, H, W, C].
   """
   rows = _row_places(points[0][0].shape[1], images.shape[1], images.dtype)
 
   def on_cpu(images, *points):
     def add(i, values):
       part = [lax.dynamic_slice_in_dim(a, i * step, step) for a in rows]
-      return [lax.dynamic_update_slice_in_dim(whole, some, i * step, 1)
-              for whole, some in zip(values, read(images, *points, part))]
+      return lax.dynamic_update_slice_in_dim(
+          values, read(images, *points, part), i * step, 1)
 
     step = _step(images.shape[1])
-    count = len(jax.eval_shape(read, images, *points, rows))
     return lax.fori_loop(0, images.shape[1] // step, add,
-                         [jnp.zeros_like(images)] * count)
+                         jnp.zeros_like(images))
 
   return platform.by_platform(
-      on_cpu, lambda *args: [*read(*args, rows)], images, *points)
+      on_cpu, lambda *args: read(*args, rows), images, *points)
 
 
 def _step(rows):
@@ -290,17 +286,16 @@ def _read(images, points, rows):
   here, right, below, across = (
       _pixels(images, place + offset) for offset in _neighbours(images))
   above, below = here + x * (right - here), below + x * (across - below)
-  return (above + y * (below - above),)
+  return above + y * (below - above)
 
 
-def _read_along(images, points, moved, rows):
-  """Also returns the derivative when the points move."""
+def _read_change(images, points, moved, rows):
+  """Returns the derivative when the points move."""
   place, *beyond = _places(images, points, rows)
   to_right, down = (m[..., None] for m in _between(moved, rows, images))
   x, y = (b[..., None] for b in beyond)
   here, right, below, across = (
       _pixels(images, place + offset) for offset in _neighbours(images))
   cross = across - below - right + here
-  change = (to_right * (right - here + y * cross)
-            + down * (below - here + x * cross))
-  return *_read(images, points, rows), change
+  return (to_right * (right - here + y * cross)
+          + down * (below - here + x * cross))
