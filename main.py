@@ -48,85 +48,22 @@ def run(config, workdir, mode='train'):
   """
   import jax
 
+  from vidattn_jax import wiring
   from vidattn_jax.training import sharding
   from vidattn_jax.training import train
   if config.compile_cache:
     jax.config.update('jax_compilation_cache_dir',
                       os.path.expanduser(config.compile_cache))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
-  config = resolve(config)
+  config = wiring.resolve(config)
   sharding.connect(train.check(config))
-  inputs = make_inputs(config, workdir, mode)
-  modes = {'train': train.train_and_evaluate,
-           'evaluate': train.evaluate_checkpoint}
-  return modes[mode](config, workdir, inputs)
-
-
-def resolve(config):
-  """Returns a copy in which what the command line cannot say is completed."""
-  config = config.copy_and_resolve_references()
-  for section, key in ((config.model, 'crop_size'), (config.eval, 'crop_size')):
-    if len(section[key]) == 1:  # --config.model.crop_size=112
-      section[key] = section[key] * 2
-    if len(section[key]) != 2:
-      raise ValueError(f'{key} is {section[key]}; give one number or two, and '
-                       'the flag only once.')
-  # --config.freeze=backbone/conv1,backbone/bn1
-  config.freeze = tuple(p for item in config.freeze for p in item.split(','))
-  return config
-
-
-def make_inputs(config, workdir, mode):
-  """Reads what there is to train on, and makes it the trainer's inputs."""
-  import jax
-  from jax.experimental import multihost_utils
-  import numpy as np
-
-  from input_pipeline import batches
-  from input_pipeline import sources
-  from input_pipeline import transforms
-  from vidattn_jax.training import train
-  transforms.check_train(config)
-  pixels = transforms.pixel_recipe(config)
-  index_file = config.data.index_file or os.path.join(workdir, 'index.json')
-
-  def load(split):
-    return sources.load(config.data, split, index_file=index_file)
-
-  splits = ('train', 'eval') if mode == 'train' else ('eval',)
-  # One process looks through the files; the others read what it found.
-  first = jax.process_index() == 0
-  sets, failure = {}, None
-  try:
-    if first:
-      sets = {split: load(split) for split in splits}
-  except ValueError as error:
-    failure = error
-  if jax.process_count() > 1:
-    failed = multihost_utils.broadcast_one_to_all(np.int32(bool(failure)))
-    if failed and not first:
-      raise ValueError('The data cannot be used; process 0 says why.')
-  if failure:
-    raise failure
-  sets = sets or {split: load(split) for split in splits}
   if mode == 'train':
-    transforms.flip_labels(config.data.flip_pairs, sets['train'].classes)
-  for split, dataset in sets.items():
-    transforms.check_sizes(dataset.records, config, pixels, split)
-  shard = {'shard_index': jax.process_index(),
-           'shard_count': jax.process_count()}
-  names = {split: tuple(r.name for r in s.records) for split, s in sets.items()}
-  return train.Inputs(
-      classes=sets['eval'].classes,
-      steps_per_epoch=batches.steps_per_epoch(sets['train'], config) if (
-          mode == 'train') else 0,
-      train_batches=lambda start, num: batches.train_batches(
-          sets['train'], config, start_step=start, num_steps=num, **shard),
-      eval_batches=lambda: batches.eval_batches(sets['eval'], config, **shard),
-      train_names=names.get('train', ()), eval_names=names['eval'],
-      pixels=pixels,
-      card={'name': config.data.name,
-            **{split: s.summary() for split, s in sets.items()}})
+    return train.train_and_evaluate(
+        config, workdir, wiring.training_inputs(config, workdir))
+  if config.eval.collect_attention:
+    return wiring.collect_attention(config, workdir)
+  return train.evaluate_checkpoint(
+      config, workdir, wiring.evaluation_inputs(config, workdir))
 
 
 def main(argv):

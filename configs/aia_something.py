@@ -23,7 +23,7 @@ frames with `vidattn fuse`.
 
 from configs import common
 
-_MIRRORED = (
+MIRRORED = (
     ('Pulling something from left to right',
      'Pulling something from right to left'),
     ('Pushing something from left to right',
@@ -62,6 +62,6 @@ def get_config(arguments='tsm,v2,8'):
   config.data.classes = 'classes.txt'
   config.data.frame_template = '{:05d}.jpg' if version == 'v1' else '{:06d}.jpg'
   config.data.resize = (240, 320)
-  config.data.flip_pairs = _MIRRORED
+  config.data.flip_pairs = MIRRORED
   config.data.workers = 8
   return config

@@ -113,6 +113,9 @@ def get_config():
   # a flip turns into each other.
   data.flip = 0.5
   data.flip_pairs = ()
+  # Brightness, contrast and saturation of each training clip are multiplied by
+  # numbers from 1 less this to 1 plus this; 0 for none.
+  data.color_jitter = 0.0
   # What the network sees: 'rgb', or 'flow' (optical flow).
   data.modality = 'rgb'
   # Directory of the flow that `vidattn flow` has stored, by the videos' names.
@@ -123,6 +126,11 @@ def get_config():
   # Consecutive fields of flow at each of `model.num_frames` places, x and y
   # of each as channels: 5 for 2D networks, 1 for 3D networks.
   data.flow_stack = 5
+  # Edits of temporal attention, as `vidattn edit` keeps them
+  # (WORKDIR/attention/edits.jsonl): training draws the attention towards them.
+  # '' for none. Whether videos that nobody edited are left out.
+  data.edits = ''
+  data.edited_only = False
   # Mean and standard deviation of the channels on [0, 1], RGB; one number is
   # that of all channels. Flow takes (128 / 255,) and, as two-stream networks
   # do not divide, (1 / 255,).
@@ -182,6 +190,8 @@ def get_config():
   # both, a fair coin chooses at each step.
   config.mixup_alpha = 0.0
   config.cutmix_alpha = 0.0
+  # Factor of the loss that draws temporal attention towards `data.edits`.
+  config.temporal_weight = 10.0
   # Decay of the moving average of the weights that is evaluated; 0 for none.
   config.ema_decay = 0.0
   # Parameters that stay as they are: prefixes of their names, such as
@@ -215,6 +225,11 @@ def get_config():
   evaluation.crop_size = (0, 0)
   # What is averaged over the views of a video: 'logits' or 'probabilities'.
   evaluation.average = 'logits'
+  # ST-ABN looks where it would not: 1 minus its spatial attention.
+  evaluation.invert_spatial = False
+  # `--mode=evaluate` also writes what the attention of ST-ABN is, in every
+  # video of training and evaluation, for `vidattn edit`.
+  evaluation.collect_attention = False
   # Which checkpoint `--mode=evaluate` restores: 'best', 'latest' or a step.
   evaluation.checkpoint = 'best'
 

@@ -32,7 +32,7 @@ def steps_per_epoch(dataset, config):
 
 
 def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
-                  shard_count=1):
+                  shard_count=1, annotate=None):
   """Iterates over this process's share of the training batches.
 
   The stream repeats the reshuffled records without end, so that a batch may
@@ -46,12 +46,16 @@ def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
     num_steps: number of batches.
     shard_index: number of this process.
     shard_count: processes that share each batch.
+    annotate: function of a record's name and the frames of a clip, int [T],
+      that returns a dict of more arrays for its slot; worker processes must be
+      able to take it.
 
   Returns:
     iterator, to be closed or run to its end, of dicts with b = batch_size //
     shard_count rows: video uint8 [b, *clip] (see `stacks.clip_shape`; [b,
     T, H, W, 3] of RGB), label int32 [b], mask float32 [b] (1, or 0 for a slot
-    without video), index int32 [b] (position in `dataset.records`).
+    without video), index int32 [b] (position in `dataset.records`), and what
+    `annotate` adds.
 
   Raises:
     ValueError: keys that cannot be, or unlabelled records.
@@ -63,7 +67,7 @@ def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
     raise ValueError(f'{unlabelled[0]} has no label and cannot be trained on')
   load = _TrainClip(
       dataset, config,
-      transforms.flip_labels(config.data.flip_pairs, dataset.classes))
+      transforms.flip_labels(config.data.flip_pairs, dataset.classes), annotate)
   stream = (grain.MapDataset.range(len(dataset.records)).seed(config.seed)
             .shuffle().repeat().random_map(load))
   shard = _Shard(stream, start_step, num_steps, config.batch_size, rows)
@@ -193,7 +197,8 @@ class _Frames:
 class _TrainClip:
   """Makes the slot of a training batch from (record index, generator)."""
 
-  def __init__(self, dataset, config, flipped):
+  def __init__(self, dataset, config, flipped, annotate):
+    self._annotate = annotate
     self._records = dataset.records
     self._frames = _Frames(dataset, config.data)
     self._data = config.data
@@ -223,7 +228,10 @@ class _TrainClip:
       video = np.full(stacks.clip_shape(
           self._flow, self._num_frames, self._crop_size), _GREY, np.uint8)
       mask = 0
-    return _slot(video, label, mask, index)
+    slot = _slot(video, label, mask, index)
+    if self._annotate:
+      slot |= self._annotate(record.name, places)
+    return slot
 
 
 class _EvalViews:

@@ -207,6 +207,23 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
                  tuple(ignored + bad), fingerprint)
 
 
+def with_edits(dataset, names, lines, only):
+  """Returns a data set whose fingerprint tells what people edited of it.
+
+  Args:
+    dataset: `Dataset`.
+    names: names of the edited videos.
+    lines: the edits as text.
+    only: leave out videos that nobody edited.
+  """
+  records = tuple(r for r in dataset.records if not only or r.name in names)
+  digest = hashlib.sha256(dataset.fingerprint.encode())
+  for line in [str(only), *sorted(lines)]:
+    digest.update(line.encode() + b'\n')
+  return dataclasses.replace(dataset, records=records,
+                             fingerprint=digest.hexdigest())
+
+
 def _look_at_flow(config_data, name, num_frames, entry):
   """Returns (how a video's stored flow was made, why it has no flow)."""
   # The device pads no stacks: it would see motion stop.

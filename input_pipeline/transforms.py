@@ -244,6 +244,9 @@ def check_train(config):
     _check_fits('model.crop_size', config.model.crop_size, data.resize)
   if not 0 <= data.flip <= 1:
     raise ValueError(f'data.flip={data.flip:g} must lie between 0 and 1')
+  if not 0 <= data.color_jitter <= (data.modality == 'rgb'):
+    raise ValueError(f'data.color_jitter={data.color_jitter:g} must lie '
+                     'between 0 and 1, and be 0 for flow')
   stacks.flow_recipe(data)
 
 

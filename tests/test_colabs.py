@@ -51,6 +51,18 @@ def _check_attention_zoo(printed, pictures):
   assert pictures == 2
 
 
+def _check_two_stream(printed, pictures):
+  # A ring that moves to the right by some four pixels a frame, three times.
+  x, y = (float(v) for v in re.findall(r'([+-][\d.]+)', printed)[:2])
+  assert 9 < x < 15 and abs(y) < 1
+  tops = {name: float(top) for name, top in re.findall(
+      r'^(rgb|flow|fused 1:3|1:0|0:1) +([\d.]+)%', printed, re.M)}
+  assert tops['flow'] > tops['rgb'] and tops['fused 1:3'] > tops['rgb']
+  assert (tops['1:0'], tops['0:1']) == (tops['rgb'], tops['flow'])
+  assert pictures == 1
+
+
 # What each notebook must have printed, and how many pictures it drew.
 _CHECKS = {'quickstart': _check_quickstart,
-           'attention_zoo': _check_attention_zoo}
+           'attention_zoo': _check_attention_zoo,
+           'two_stream': _check_two_stream}

@@ -19,6 +19,7 @@ _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 _ARGUMENTS = {
     'aia_something': ('tsn,v1,8', 'tsm,v2,12', 'tsm,v1,16'),
     'demo': ('plain', 'attention'),
+    'st_abn_ssv2': ('slow_r50,32', 'st_abn_r50,32x2', 'st_abn_r101,32,edited'),
     'two_stream': ('tstam,hmdb51,rgb,1', 'tstam,ucf101,flow,3',
                    'tsn,ucf101,flow,2', 'tsn_se,hmdb51,rgb,3'),
     'two_stream_demo': ('rgb', 'flow'),

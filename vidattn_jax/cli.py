@@ -287,6 +287,9 @@ def _add_compare(commands):
   parser.add_argument('--out', default='compare.png', metavar='FILE.png')
   parser.add_argument('--names', nargs=2, metavar='NAME',
                       help='what to call the two (default: the files)')
+  parser.add_argument('--edits', metavar='FILE|DIR',
+                      help='edits of attention, or a workdir that has some: '
+                      'compare the classes of edited videos with the others')
   parser.set_defaults(run=_compare)
 
 
@@ -303,6 +306,15 @@ def _compare(arguments):
   for name, before, after, count in rows:
     print(f'{name:<{width}}  {before:6.1%}  {after:6.1%}  '
           f'{after - before:+7.1%}  {count}')
+  if arguments.edits:
+    edits, _ = _load_edits(arguments.edits)
+    edited = {e.label for e in edits.values()
+              if e.status == 'submitted' and e.label >= 0}
+    print(f'\n{len(edited)} classes of edited videos: '
+          f'{", ".join(results[0].classes[k] for k in sorted(edited))}')
+    for name, before, after, count in fuse.by_group(*results, edited, names):
+      print(f'{name:<13}  {before:6.1%}  {after:6.1%}  {after - before:+7.1%}'
+            f'  {count}')
   print(f'\nDrawn to {arguments.out}')
 
 

@@ -184,6 +184,34 @@ def compare(before, after, names=('first', 'second'), path=None):
   return rows
 
 
+def by_group(before, after, group, names=('first', 'second')) -> list:
+  """Compares two models on some classes, on the others and on all.
+
+  Args:
+    before: `evaluate.Result`.
+    after: `evaluate.Result` of the same videos.
+    group: class numbers.
+    names: what to call them.
+
+  Returns:
+    List of ('these classes', 'others' or 'all', accuracy before, accuracy
+    after, videos) over the labelled videos; parts without videos are left out.
+
+  Raises:
+    ValueError: they are not about the same videos.
+  """
+  check_same_videos([before, after], names)
+  known = before.labels >= 0
+  inside = known & np.isin(before.labels, list(group))
+  right = [metrics.top_k_correct(r.scores, np.maximum(r.labels, 0), 1)
+           for r in (before, after)]
+  return [(name, *(float(hits[part].mean()) for hits in right),
+           int(part.sum()))
+          for name, part in (('these classes', inside),
+                             ('others', known & ~inside), ('all', known))
+          if part.any()]
+
+
 def _draw_gains(rows, names, path, most=30):
   """Draws bars of the gains; of many classes, both ends."""
   import matplotlib

@@ -150,7 +150,8 @@ def _gather(array):
 
 
 def evaluate(variables, batches, score, names, classes, average='logits',
-             modality='rgb', progress=None, branches=()) -> Result:
+             modality='rgb', progress=None, branches=(),
+             observe=None) -> Result:
   """Scores every video exactly once.
 
   Args:
@@ -165,6 +166,8 @@ def evaluate(variables, batches, score, names, classes, average='logits',
     modality: 'rgb' or 'flow'.
     progress: function called with the number of videos after each batch.
     branches: names of the branches that `score` scores, too.
+    observe: function called with the variables, the views and the indices of
+      each batch, of this process; rows that do not count have index -1.
 
   Returns:
     The result, in the order of `names`, the same on every process.
@@ -172,6 +175,9 @@ def evaluate(variables, batches, score, names, classes, average='logits',
   found = {}
   for batch in batches:
     clip_scores = score(variables, batch['video'])
+    if observe:
+      observe(variables, batch['video'],
+              np.where(np.asarray(batch['mask']) > 0, batch['index'], -1))
     rows = {key: np.asarray(batch[key]) for key in ('label', 'mask', 'index')}
     if jax.process_count() > 1:
       rows = {key: multihost_utils.process_allgather(value, tiled=True)

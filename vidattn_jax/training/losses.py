@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vidattn_jax.attention import abn
+
 
 def one_hot_targets(labels, num_classes: int, smoothing: float = 0.0):
   """Turns labels into target distributions.
@@ -25,22 +27,47 @@ def cross_entropy(outputs, batch):
 
   Args:
     outputs: a model's outputs; `logits` is float32 [N, K], or a dict of them.
-      `branch_logits`, {branch: [N, K]}, may be there, too.
+      `branch_logits`, {branch: [N, K]}, and `attention_logits` [N, K] may be
+      there, too.
     batch: `targets`, float32 [N, K], or a dict of them with the same keys.
 
   Returns:
     [N], of the logits' type; with several heads, the sum over heads; with
     branches, the sum of theirs and that of all together (equation 8 of
-    "Integrating Temporal and Spatial Attention").
+    "Integrating Temporal and Spatial Attention"); with an attention branch,
+    its loss and that of the perception branch (ST-ABN, equation 4).
   """
   losses = jax.tree.map(
       lambda logits, targets: optax.softmax_cross_entropy(
           logits, targets.astype(logits.dtype)),
       outputs['logits'], batch['targets'])
   total = sum(jax.tree.leaves(losses))
-  for logits in outputs.get('branch_logits', {}).values():
+  more = [*outputs.get('branch_logits', {}).values()]
+  if 'attention_logits' in outputs:
+    more.append(outputs['attention_logits'])
+  for logits in more:
     total += cross_entropy({'logits': logits}, batch)
   return total
+
+
+def mean_temporal_loss(outputs, batch, gamma: float):
+  """Computes how far temporal attention is from what people drew.
+
+  ST-ABN, equation 6, over the clips that people edited.
+
+  Args:
+    outputs: `temporal_attention` [N, T].
+    batch: `temporal_target` [N, T], what people drew, `temporal_mask` [N, T],
+      1 for frames that count, and `mask` [N], 0 for clips that do not.
+    gamma: factor of the loss.
+
+  Returns:
+    Scalar: the mean over the edited clips; 0 if there are none.
+  """
+  mask = batch['temporal_mask'] * batch['mask'][:, None]
+  values = abn.temporal_loss(
+      batch['temporal_target'], outputs['temporal_attention'], mask, gamma)
+  return values.sum() / jnp.maximum((mask.sum(1) > 0).sum(), 1)
 
 
 def mix_clips(rng, video, targets, mixup_alpha: float, cutmix_alpha: float):

@@ -145,9 +145,10 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
   Returns:
     Function (state, batch) -> (state, metrics). `batch` has `video` uint8
     [N, T, H, W, C] (or what `network_input` takes), `label` int32 [N], and
-    `mask` float32 [N], 0 for clips that do not count. `metrics` are float32
-    scalars: sums over the clips (`loss`, `correct`, `count`), `learning_rate`
-    and `grad_norm`.
+    `mask` float32 [N], 0 for clips that do not count; with edited attention
+    what `losses.mean_temporal_loss` takes, too. `metrics` are float32 scalars:
+    sums over the clips (`loss`, `correct`, `count`), `learning_rate` and
+    `grad_norm`.
   """
   schedule = optim.make_schedule(config, steps_per_epoch)
   mean, std = tuple(config.data.mean), tuple(config.data.std)
@@ -157,7 +158,11 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
 
   def loss_sum(params, batch_stats, batch, key):
     mix_key, dropout_key = jax.random.split(key)
-    video = network_input(model, batch['video'], mean, std, dtype,
+    video = batch['video']
+    if config.data.color_jitter:
+      video = pixels.jitter(jax.random.fold_in(key, 2), video,
+                            config.data.color_jitter)
+    video = network_input(model, video, mean, std, dtype,
                           config.data.flow_bound)
     targets = losses.one_hot_targets(
         batch['label'], num_classes, config.label_smoothing)
@@ -168,10 +173,15 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
         rngs={'dropout': dropout_key}, mutable=['batch_stats'])
     values = losses.cross_entropy(outputs, {'targets': targets})
     values = jnp.where(batch['mask'] > 0, values, 0.0)
+    count = jnp.sum(batch['mask'])
+    total = jnp.sum(values)
+    if 'temporal_target' in batch:
+      # What all is divided by below is the number of clips.
+      total += count * losses.mean_temporal_loss(
+          outputs, batch, config.temporal_weight)
     correct = jnp.argmax(outputs['logits'], -1) == batch['label']
-    sums = {'loss': jnp.sum(values),
-            'correct': jnp.sum(correct * batch['mask']),
-            'count': jnp.sum(batch['mask'])}
+    sums = {'loss': total, 'correct': jnp.sum(correct * batch['mask']),
+            'count': count}
     return sums['loss'], (updated.get('batch_stats', {}), sums)
 
   def train_step(state, batch):
@@ -222,7 +232,8 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
   return train_step
 
 
-def make_eval_step(model, mean, std, dtype, flow_bound=20.0, branches=()):
+def make_eval_step(model, mean, std, dtype, flow_bound=20.0, branches=(),
+                   invert_spatial=False):
   """Builds one pass of evaluation: a pure function to be compiled.
 
   Args:
@@ -231,8 +242,8 @@ def make_eval_step(model, mean, std, dtype, flow_bound=20.0, branches=()):
     std: their standard deviation.
     dtype: type of the network's activations.
     flow_bound: see `network_input`.
-
     branches: names of `branch_logits` that are wanted, too.
+    invert_spatial: ST-ABN looks where it would not.
 
   Returns:
     Function (variables, views uint8 [N, V, T, H, W, C]) -> logits float32
@@ -242,7 +253,9 @@ def make_eval_step(model, mean, std, dtype, flow_bound=20.0, branches=()):
   def eval_step(variables, views):
     video = network_input(model, views.reshape((-1,) + views.shape[2:]), mean,
                           std, jnp.dtype(dtype), flow_bound)
-    outputs = model.apply(variables, video, train=False)
+    outputs = model.apply(
+        variables, video, train=False,
+        **({'invert_spatial': True} if invert_spatial else {}))
     logits = outputs['logits']
     if branches:
       logits = jnp.stack([logits, *(outputs['branch_logits'][branch]

@@ -14,6 +14,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 import vidattn_jax
+from vidattn_jax.models import st_abn
+from vidattn_jax.training import attention
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import evaluate as evaluation
 from vidattn_jax.training import initialize
@@ -121,7 +123,14 @@ def check(config):
   sharding.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
   optim.make_schedule(config, 1)
   evaluation.check_average(config.eval.average)
-  state_lib.build_model(state_lib.model_arguments(config, 1))
+  model = state_lib.build_model(state_lib.model_arguments(config, 1))
+  for key, value in (('data.edits', config.data.edits),
+                     ('eval.collect_attention', config.eval.collect_attention),
+                     ('eval.invert_spatial', config.eval.invert_spatial)):
+    if value and not isinstance(model, st_abn.STABN):
+      raise ValueError(
+          f'config.{key} takes a network with an attention branch, such as '
+          f'st_abn_r50; {config.model.name} has none.')
   return mesh
 
 
@@ -347,21 +356,23 @@ def make_evaluator(config, mesh, model):
     model: the network.
 
   Returns:
-    Function (variables, inputs, progress=None) -> `evaluate.Result`.
+    Function (variables, inputs, progress=None, observe=None) ->
+    `evaluate.Result`.
   """
   eval_step = jax.jit(state_lib.make_eval_step(
       model, tuple(config.data.mean), tuple(config.data.std),
-      config.model.dtype, config.data.flow_bound, model.branch_names),
+      config.model.dtype, config.data.flow_bound, model.branch_names,
+      config.eval.invert_spatial),
                       out_shardings=sharding.batch_sharding(mesh))
   score = evaluation.make_scorer(
       eval_step, mesh, config.eval.crops, config.eval.views_per_pass,
       config.eval.average)
 
-  def run(variables, inputs, progress=None):
+  def run(variables, inputs, progress=None, observe=None):
     result = evaluation.evaluate(
         variables, inputs.eval_batches(), score, inputs.eval_names,
         inputs.classes, config.eval.average, config.data.modality, progress,
-        model.branch_names)
+        model.branch_names, observe)
     bad = result.unreadable
     if len(bad) > config.data.max_bad_fraction * len(inputs.eval_names):
       raise TrainingError(
@@ -387,6 +398,38 @@ def evaluate_checkpoint(config, workdir, inputs: Inputs):
   Raises:
     ValueError: there is no such checkpoint, or it does not fit.
   """
+  mesh, model, variables, step = _restore(config, workdir, inputs)
+  result = _evaluate(config, mesh, model, variables, inputs)
+  report.report(config, workdir, inputs, result, step)
+  return result
+
+
+def evaluate_with_attention(config, workdir, inputs: Inputs, split: str):
+  """Restores a checkpoint, evaluates it and collects its attention.
+
+  Args:
+    config: see `evaluate_checkpoint`.
+    workdir: see there.
+    inputs: the data.
+    split: 'eval', whose result is written and told, too, or 'train'.
+
+  Returns:
+    (`evaluate.Result`, {kind of attention: [N, clips, T, ...]} of the same
+    videos, the weights' step).
+
+  Raises:
+    ValueError: as `evaluate_checkpoint`.
+  """
+  mesh, model, variables, step = _restore(config, workdir, inputs)
+  collector = attention.Collector(model, config, mesh)
+  result = _evaluate(config, mesh, model, variables, inputs, collector)
+  if split == 'eval':
+    report.report(config, workdir, inputs, result, step)
+  return result, collector.arrays(), step
+
+
+def _restore(config, workdir, inputs):
+  """Returns the mesh, the network, its restored weights and their step."""
   mesh = sharding.make_mesh(config)
   sharding.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
   check_classes(config, inputs)
@@ -407,12 +450,14 @@ def evaluate_checkpoint(config, workdir, inputs: Inputs):
           f'configuration says {arguments.get(key)!r}. Evaluate it with its '
           'own configuration.')
   model = state_lib.build_model(arguments)
-  variables = sharding.replicate(mesh, variables)
+  return mesh, model, sharding.replicate(mesh, variables), step
+
+
+def _evaluate(config, mesh, model, variables, inputs, observe=None):
   progress = writer_lib.Progress('evaluate', len(inputs.eval_names))
   result = make_evaluator(config, mesh, model)(
-      variables, inputs, progress.advance)
+      variables, inputs, progress.advance, observe)
   progress.close()
-  report.report(config, workdir, inputs, result, step)
   return result
 
 
@@ -423,7 +468,9 @@ def _interval(epochs: float, steps_per_epoch: int) -> int:
 def _on_devices(mesh, batch: dict) -> Any:
   """Puts what a step needs on the devices; the names stay on the host."""
   return sharding.to_devices(
-      mesh, {key: batch[key] for key in ('video', 'label', 'mask')})
+      mesh, {key: batch[key] for key in (
+          'video', 'label', 'mask', 'temporal_target', 'temporal_mask')
+             if key in batch})
 
 
 class _StopSignal:

@@ -1,0 +1,70 @@
+"""Collects the attention of a network while it is evaluated."""
+
+import functools
+
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from vidattn_jax.training import sharding
+from vidattn_jax.training import state
+
+KINDS = ('temporal_attention', 'spatial_attention')
+
+
+class Collector:
+  """Keeps where and when a network looks, of the first crop of each clip.
+
+  Attributes:
+    found: {index of the video: {kind: [clips, T, ...]}}, on every process.
+  """
+
+  def __init__(self, model, config, mesh):
+    """Compiles what looks.
+
+    Args:
+      model: a network whose outputs have both kinds of attention.
+      config: the run's configuration.
+      mesh: the mesh.
+    """
+    self.found = {}
+    self._mesh = mesh
+    self._clips = config.eval.clips
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+
+    @functools.partial(jax.jit, out_shardings=sharding.batch_sharding(mesh))
+    def look(variables, clips):
+      video = state.network_input(model, clips, mean, std, jnp.dtype(
+          config.model.dtype), config.data.flow_bound)
+      outputs = model.apply(variables, video, train=False)
+      return {kind: outputs[kind].astype(jnp.float32) for kind in KINDS}
+
+    self._look = look
+
+  def __call__(self, variables, views, indices):
+    """Looks at a batch; see `observe` of `evaluate.evaluate`."""
+    seen = []
+    for clip in range(self._clips):  # Crops are outermost: these are the first.
+      attention = self._look(variables, sharding.to_devices(
+          self._mesh, np.ascontiguousarray(views[:, clip])))
+      seen.append({kind: _everywhere(x) for kind, x in attention.items()})
+    indices = _everywhere(np.asarray(indices))
+    for row, index in enumerate(indices):
+      if index >= 0:
+        self.found[int(index)] = {
+            kind: np.stack([clip[kind][row] for clip in seen])
+            for kind in KINDS}
+
+  def arrays(self) -> dict:
+    """Returns {kind: [N, clips, T, ...]} in the order of the indices."""
+    order = sorted(self.found)
+    return {kind: np.stack([self.found[i][kind] for i in order])
+            for kind in KINDS}
+
+
+def _everywhere(array):
+  """Brings rows of all processes to every host."""
+  if jax.process_count() == 1:
+    return np.asarray(array)
+  return multihost_utils.process_allgather(array, tiled=True)
