@@ -1,11 +1,14 @@
 """The attention editor in a real browser, as a person uses it."""
 
+import base64
 import dataclasses
+import io
 import os
 import shutil
 
 import editing
 import numpy as np
+from PIL import Image
 import pytest
 
 from benchmarks import editor as benchmark
@@ -117,6 +120,14 @@ def test_dragging_paints_and_undo_takes_back(page, session):
   assert _weights(page) == after
   _saved(page)
   assert list(_edit(session).edited) == after
+  # After a new edit there is nothing to redo.
+  page.keyboard.press('Control+z')
+  page.locator('#redo:not([disabled])').wait_for()
+  page.keyboard.press('3')
+  page.locator('#redo[disabled]').wait_for()
+  page.keyboard.press('Control+Shift+z')
+  page.keyboard.press('Home')
+  _count(page, '.bar.changed', '== 1')
 
 
 def _first_attention():
@@ -351,22 +362,28 @@ def test_predicting_again_changes_the_table(page):
 
 
 def _pixels(page):
-  return page.evaluate('''() => [...document.getElementById('screen')
-      .getContext('2d').getImageData(0, 0, 224, 224).data]''')
+  url = page.evaluate('() => document.getElementById("screen").toDataURL()')
+  data = base64.b64decode(url.partition(',')[2])
+  return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'), float)
 
 
 def test_player_shows_the_frame_plays_a_selection_and_the_heat_map(page):
   page.wait_for_load_state('networkidle')
+  frames = benchmark.frames('appear', 0, LENGTH).astype(float)
+  for key, frame in (('Home', 0), ('f', 1), ('c', 0), ('End', 47), ('d', 46),
+                     ('d', 45), ('c', 35)):
+    page.keyboard.press(key)
+    page.locator('#frame-text', has_text=f'Frame {frame + 1} of 48').wait_for()
+    shown = _pixels(page)
+    differences = np.abs(frames - shown).mean((1, 2, 3))
+    assert differences[frame] == differences.min() < 4, frame  # JPEG
   page.keyboard.press('End')
   page.locator('#frame-text', has_text='Frame 48 of 48').wait_for()
-  page.wait_for_timeout(100)
-  last = np.asarray(_pixels(page), float).reshape(224, 224, 4)[..., :3]
-  want = benchmark.frames('appear', 0, LENGTH)[-1]
-  assert np.abs(last - want).mean() < 4      # JPEG
+  last = _pixels(page)
   page.keyboard.press('h')
   page.wait_for_function('() => !document.getElementById("scale").hidden')
   page.wait_for_timeout(200)
-  heated = np.asarray(_pixels(page), float).reshape(224, 224, 4)[..., :3]
+  heated = _pixels(page)
   over = (heated - 0.6 * last) / 0.4         # the map itself
   found, _, _ = benchmark.pretend(40, LENGTH)
   y, x = np.unravel_index(found.spatial_attention[0, 0, -1].argmax(), (14, 14))
