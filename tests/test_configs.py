@@ -31,7 +31,7 @@ _NAMES = sorted(p.stem for p in _CONFIGS.glob('*.py')
 _CASES = [(name, argument) for name in _NAMES
           for argument in _ARGUMENTS.get(name, (None,))]
 # Those that take long to compile.
-_LONG = ('two_stream', 'two_stream_weizmann')
+_LONG = ('st_abn_ssv2', 'two_stream', 'two_stream_weizmann')
 _STEPS = [pytest.param(*case, marks=pytest.mark.slow) if case[0] in _LONG
           else case for case in _CASES if case != ('two_stream_demo', 'rgb')]
 
@@ -62,7 +62,7 @@ def test_whole_network_can_be_built(name, argument):
       lambda: state_lib.init_variables(model, jax.random.key(0)))
   classes = c.model.num_classes or 10
   assert shapes['params']['head']['kernel'].shape[-1] == classes
-  has_unit = any('attention' in jax.tree_util.keystr(path) for path, _ in
+  has_unit = any("'attention'" in jax.tree_util.keystr(path) for path, _ in
                  jax.tree_util.tree_leaves_with_path(shapes['params']))
   assert has_unit == bool(c.model.attention)
 
