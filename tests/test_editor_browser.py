@@ -189,10 +189,18 @@ def test_keyboard_alone_edits_saves_and_submits(context, session):
 
 def test_every_control_is_reached_named_and_marked(page):
   page.locator('.bar').first.wait_for()
-  unnamed = page.evaluate('''() => [...document.querySelectorAll(
-      'button, input, select, textarea, [role=slider]')].filter((e) =>
-      e.offsetParent && !(e.textContent.trim() || e.ariaLabel
-      || e.labels?.length)).map((e) => e.id || e.outerHTML)''')
+  unnamed = page.evaluate('''() => {
+    const controls = 'button, input, select, textarea, [role=slider]';
+    const text = (label) => {
+      const copy = label.cloneNode(true);
+      copy.querySelectorAll(controls).forEach((e) => e.remove());
+      return copy.textContent.trim();
+    };
+    return [...document.querySelectorAll(controls)].filter((e) =>
+      e.offsetParent && !e.ariaLabel && !(e.labels?.length
+      ? text(e.labels[0]) : e.matches('button') && e.textContent.trim())
+      ).map((e) => e.outerHTML);
+  }''')
   assert unnamed == []
   reached = set()
   page.locator('#who').focus()
