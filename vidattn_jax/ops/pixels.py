@@ -50,3 +50,11 @@ def normalize(video, mean, std, dtype=jnp.float32):
   mean = np.asarray(mean, np.float32)
   std = np.asarray(std, np.float32)
   return ((video.astype(jnp.float32) / 255.0 - mean) / std).astype(dtype)
+
+
+def denormalize(video, mean, std):
+  """Brings what `normalize` returned back to uint8, rounded."""
+  mean = np.asarray(mean, np.float32)
+  std = np.asarray(std, np.float32)
+  video = (video.astype(jnp.float32) * std + mean) * 255.0
+  return jnp.clip(jnp.round(video), 0, 255).astype(jnp.uint8)

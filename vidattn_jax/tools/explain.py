@@ -88,8 +88,13 @@ def _load(path, name, which, report):
                              jnp.dtype(description['model']['dtype']))
     outputs, cam = gradcam.outputs_and_map(model, variables, video,
                                            class_index, stage)
-    # Nothing draws the features, which are large.
-    return {k: v for k, v in outputs.items() if k != 'stages'}, cam
+    # Nothing draws the features, which are large, nor videos of flow.
+    left_out = {'stages', *(k for k in outputs if k.endswith('_video') and
+                            frames.shape[-1] != 3)}
+    return {k: pixels.denormalize(v, tuple(recipe['mean']),
+                                  tuple(recipe['std']))
+            if k.endswith('_video') else v
+            for k, v in outputs.items() if k not in left_out}, cam
 
   data = description['config']['data']
   unit = description['model'].get('attention')

@@ -119,12 +119,14 @@ def _figure(panel, frames, colormap, labels):
   """A panel as a picture with scale and caption."""
   drawn = pictures.cells(panel, frames, colormap)
   alt = (f'{panel.name}: {panel.range}, largest in frame {panel.peak + 1} of '
-         f'{len(labels)} ({labels[panel.peak]})')
+         f'{len(labels)} ({labels[panel.peak]})'
+         if panel.kind != 'frames' else f'{panel.name}, {panel.range}')
   scale = pictures.color_bar(panel, drawn.shape[1], colormap)
   notes = ''.join(f'<br>{_text(note)}' for note in panel.notes)
   return (
       '<figure>' + _view(drawn, alt, _image(
-          scale, 'PNG', f'scale from {panel.low:.3g} to {panel.high:.3g}'))
+          scale, 'PNG', f'scale from {panel.low:.3g} to {panel.high:.3g}'
+          if panel.kind != 'frames' else ''))
       + f'<figcaption><b>{_text(panel.name)}</b><br>{_text(panel.range)}{notes}'
       '</figcaption></figure>')
 

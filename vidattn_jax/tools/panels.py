@@ -9,6 +9,9 @@ import numpy as np
 
 from vidattn_jax import names
 
+# Colours of the peaks of each kind, and what they are called.
+_PEAKS = {'discriminative': ('#ff8c1a', 'orange'),
+          'complementary': ('#4db8ff', 'blue')}
 # Axes of a clip, as the gates' names call them.
 _AXES = 'THWC'
 # A scale spans this share of its largest value at least, so that a map that
@@ -24,25 +27,31 @@ class Panel:
     name: what it is.
     values: float32, a map [T, h, w], where h or w is 1 if the quantity does
       not depend on it, weights of frames [T], or of channels [T, C]; or
-      optical flow, [T, H, W, 2] in pixels.
+      optical flow, [T, H, W, 2] in pixels; or frames, uint8 [T, H, W, 3].
     low: value at the lower end of the scale.
     high: value at its upper end, above `low`.
     notes: what else one should know, in a few words each.
+    marks: of a map, (colour of a dot, the cells [T, g, g] that have one).
   """
   name: str
   values: np.ndarray
   low: float
   high: float
   notes: tuple[str, ...] = ()
+  marks: tuple[tuple[str, np.ndarray], ...] = ()
 
   @property
   def kind(self) -> str:
-    """'weight', 'channels', 'map' or 'flow'."""
-    return {1: 'weight', 2: 'channels', 3: 'map', 4: 'flow'}[self.values.ndim]
+    """'weight', 'channels', 'map', 'flow' or 'frames'."""
+    if self.values.ndim == 4:
+      return 'flow' if self.values.shape[-1] == 2 else 'frames'
+    return {1: 'weight', 2: 'channels', 3: 'map'}[self.values.ndim]
 
   @property
   def range(self) -> str:
-    """Smallest and largest value, of flow lengths."""
+    """Smallest and largest value, of flow lengths; the size of frames."""
+    if self.kind == 'frames':
+      return f'{self.values.shape[1]} x {self.values.shape[2]} pixels'
     sizes = self._sizes()
     unit = ' pixels a frame' if self.kind == 'flow' else ''
     return f'{sizes.min():.3g} to {sizes.max():.3g}{unit}'
@@ -143,7 +152,9 @@ def output_panels(outputs: Mapping, class_index: int, class_name: str,
     outputs: what `apply` returned. Shown are the scores of single frames,
       `frame_logits` [N, T, K], as probabilities; what ends in `_attention`:
       [N, T], [N, T, C], [N, T, h, w] or, one panel for each l,
-      [N, T, l, h, w]; and `class_maps` [N, T, h, w, K].
+      [N, T, l, h, w]; `class_maps` [N, T, h, w, K]; what ends in `_peaks`,
+      bool [N, T, g, g], as dots on `response_attention`; and what ends in
+      `_video`, uint8 [N, T, H, W, 3].
     class_index: class whose scores and class maps are shown.
     class_name: its name.
     num_frames: T.
@@ -166,10 +177,27 @@ def output_panels(outputs: Mapping, class_index: int, class_name: str,
                             num_frames) for i in range(count)]
     else:
       panels.append(make_panel(name, values, num_frames))
+      if key == 'response_attention':
+        panels[-1] = _with_peaks(panels[-1], outputs)
+  for key in sorted(k for k in outputs if k.endswith('_video')):
+    panels.append(Panel(f'{key.removesuffix("_video")} clip, resampled',
+                        np.asarray(outputs[key][0]), 0.0, 255.0))
   if 'class_maps' in outputs:
     panels.append(make_panel(f'class map of {class_name}', np.asarray(
         outputs['class_maps'][0])[..., class_index], num_frames))
   return panels
+
+
+def _with_peaks(panel, outputs):
+  """Returns the panel of a response with the peaks found in it."""
+  marks, notes = [], []
+  for kind, (color, called) in _PEAKS.items():
+    if f'{kind}_peaks' in outputs:
+      cells = np.asarray(outputs[f'{kind}_peaks'][0])
+      marks.append((color, cells))
+      notes.append(f'{called}: {cells.sum()} {kind} peaks')
+  return dataclasses.replace(panel, marks=tuple(marks),
+                             notes=(*panel.notes, *notes))
 
 
 def gate_panels(gates: Mapping, blocks: Sequence[str] | None,

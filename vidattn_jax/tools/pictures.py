@@ -25,6 +25,8 @@ _INK, _PAPER, _BAND, _BAR = '#1a1a1a', '#ffffff', '#e8ecf1', '#31688e'
 _STRIP, _MOVIE = 112, 160
 _HEIGHTS = {'weight': 64, 'channels': 48}
 _LABEL, _SCALE, _GAP, _LINE = 250, 96, 6, 15
+# Radius of a dot.
+_DOT = 3
 # Frames in a strip; of a longer clip, some are left out.
 _MOST = 16
 _FRAMES_PER_SECOND = 4
@@ -103,7 +105,7 @@ def cells(panel: panels_lib.Panel, frames, colormap: str) -> np.ndarray:
     panel: a map lies over the frames, half transparent; a frame's weight is
       a bar from the lower end of its scale to the upper; weights of channels
       are coloured lines, several to a pixel averaged; flow has the colours of
-      the wheel.
+      the wheel; frames stand alone.
     frames: uint8 [T, H, W, 3], as large as they shall be drawn.
     colormap: Matplotlib's name of the colour map.
 
@@ -120,10 +122,29 @@ def cells(panel: panels_lib.Panel, frames, colormap: str) -> np.ndarray:
     return np.repeat(heat[:, None], _HEIGHTS['channels'], axis=1)
   if panel.kind == 'flow':
     return resize(flow_colors.colors(panel.values, panel.high), height)
+  if panel.kind == 'frames':
+    return resize(panel.values, height)
   values = np.stack([np.asarray(Image.fromarray(v).resize(
       (width, height), Image.Resampling.BILINEAR)) for v in panel.values])
   heat = colors(values, panel.low, panel.high, colormap)
-  return np.rint(_HEAT * heat + (1 - _HEAT) * frames).astype(np.uint8)
+  drawn = np.rint(_HEAT * heat + (1 - _HEAT) * frames).astype(np.uint8)
+  return _dotted(drawn, panel.marks) if panel.marks else drawn
+
+
+def _dotted(drawn, marks):
+  """Draws a dot on each marked cell; the outer ones lie on the border."""
+  dotted = []
+  for t, cell in enumerate(drawn):
+    image = Image.fromarray(cell)
+    draw = ImageDraw.Draw(image)
+    for color, cells in marks:
+      last = np.asarray(cells.shape[1:]) - 1
+      for y, x in np.argwhere(cells[t]) / last * (
+          np.asarray(cell.shape[:2]) - 1):
+        draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill=color,
+                     outline=_PAPER)
+    dotted.append(np.asarray(image))
+  return np.stack(dotted)
 
 
 def _fold(row, width):
@@ -156,6 +177,8 @@ def color_bar(panel: panels_lib.Panel, height: int, colormap: str):
   """Draws a panel's scale with its numbers, as an image [height, ...]."""
   image = Image.new('RGB', (_SCALE, height), _PAPER)
   draw = ImageDraw.Draw(image)
+  if panel.kind == 'frames':
+    return image
   if panel.kind == 'flow':
     size = min(_SCALE - _GAP, height - 2 * _LINE)
     image.paste(flow_colors.legend(size, panel.high, _PAPER), (0, 0))
