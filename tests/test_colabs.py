@@ -62,7 +62,18 @@ def _check_two_stream(printed, pictures):
   assert pictures == 1
 
 
+def _check_gaussian_resampling(printed, pictures):
+  shares = {beta: float(share) for beta, share in re.findall(
+      r'(as it is|beta [\d.]+).*?([\d.]+)%', printed)}
+  before = shares['as it is']
+  assert before < shares['beta 1'] < shares['beta 8'] < shares['beta 4']
+  assert shares['beta 4'] > 2.5 * before
+  assert abs(shares['beta 40'] - before) < 0.1 * before
+  assert pictures >= 1
+
+
 # What each notebook must have printed, and how many pictures it drew.
 _CHECKS = {'quickstart': _check_quickstart,
            'attention_zoo': _check_attention_zoo,
+           'gaussian_resampling': _check_gaussian_resampling,
            'two_stream': _check_two_stream}

@@ -1,0 +1,69 @@
+"""Peaks and resampled frames in `vidattn explain`."""
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import ImageColor
+import pytest
+
+from vidattn_jax.ops import pixels
+from vidattn_jax.ops import resample
+from vidattn_jax.tools import page
+from vidattn_jax.tools import panels
+from vidattn_jax.tools import pictures
+
+
+@pytest.fixture(scope='module')
+def shown():
+  """Returns frames with a bright square, and panels of what zooms into it."""
+  frames = np.full((2, 60, 80, 3), 40, np.uint8)
+  frames[:, 8:20, 52:68] = 250
+  response = np.zeros((1, 2, 31, 31), np.float32)
+  response[0, :, 7, 23] = 1
+  response[0, 1, 25, 5] = 0.4
+  strong, weak = response > 0.5, (response > 0) & (response <= 0.5)
+  zoomed = resample.resample(frames, 0.02 + 3 * jnp.asarray(
+      np.repeat(np.repeat(strong[0, :, ::2, ::2], 2, 1), 2, 2)[:, :31, :31]
+      | strong[0], jnp.float32))
+  outputs = {'response_attention': response, 'discriminative_peaks': strong,
+             'complementary_peaks': weak,
+             'discriminative_video': np.asarray(zoomed)[None]}
+  made = panels.output_panels(outputs, 0, 'wave', 2)
+  return frames, {panel.name: panel for panel in made}
+
+
+def test_peaks_are_dots_where_they_are(shown):
+  frames, made = shown
+  panel = made['response attention']
+  assert panel.notes == ('orange: 2 discriminative peaks',
+                         'blue: 1 complementary peaks')
+  drawn = pictures.cells(panel, frames, 'gray')
+  for t, (row, column), color in ((0, (7, 23), '#ff8c1a'),
+                                  (1, (7, 23), '#ff8c1a'),
+                                  (1, (25, 5), '#4db8ff')):
+    y, x = round(row / 30 * 59), round(column / 30 * 79)
+    assert tuple(drawn[t, y, x]) == ImageColor.getrgb(color)
+  blue = (drawn == ImageColor.getrgb('#4db8ff')).all(-1)
+  assert not blue[0].any() and 10 < blue[1].sum() < 60
+
+
+def test_resampled_frames_are_upright_and_zoomed(shown):
+  frames, made = shown
+  panel = made['discriminative clip, resampled']
+  assert panel.kind == 'frames' and panel.range == '60 x 80 pixels'
+  drawn = pictures.cells(panel, pictures.resize(frames, 60), 'viridis')
+  bright = drawn[0, ..., 0] > 150
+  assert bright.sum() > 1.2 * 12 * 16
+  y, x = np.argwhere(bright).mean(0)
+  assert y < 30 and x > 40
+  # Its scale is left empty, and the page says what it is.
+  assert np.asarray(pictures.color_bar(panel, 60, 'viridis')).min() == 255
+  figure = page._figure(panel, frames, 'viridis', ['a', 'b'])
+  assert 'discriminative clip, resampled, 60 x 80 pixels' in figure
+  assert 'scale from' not in figure
+
+
+def test_pixels_come_back():
+  video = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16, 1).repeat(3, -1)
+  mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+  again = pixels.denormalize(pixels.normalize(video, mean, std), mean, std)
+  np.testing.assert_array_equal(again, video)
