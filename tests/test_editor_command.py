@@ -22,6 +22,7 @@ from input_pipeline import synthetic
 from input_pipeline import transforms
 from vidattn_jax import cli
 from vidattn_jax import models
+from vidattn_jax.commands import editing
 from vidattn_jax.editor import collected
 from vidattn_jax.editor import store
 from vidattn_jax.ops import pixels
@@ -114,7 +115,7 @@ def _views(found, row):
 
 
 def _sources(workdir, found, root=None):
-  return cli._edit_sources(argparse.Namespace(
+  return editing.edit_sources(argparse.Namespace(
       workdir=str(workdir), root=root and str(root)), [found])
 
 

@@ -213,6 +213,13 @@ def test_what_people_drew_is_learned_and_the_extractor_stays(clips, tmp_path):
   np.testing.assert_allclose(collected.read(first, 'eval').scores,
                              result.scores, rtol=1e-5)
 
+  # More crops change the scores, not whose attention is shown: the centre's.
+  config.eval.crops = 3
+  main.run(config, first, 'evaluate')
+  np.testing.assert_allclose(
+      collected.read(first, 'train').temporal_attention,
+      found.temporal_attention, atol=1e-5)
+
   # Everybody says: the end matters, the beginning does not.
   edits = files.default_path(first)
   with open(edits, 'w', encoding='utf-8') as file:

@@ -1,6 +1,6 @@
 """Wires the data to the trainer: what main.py calls.
 
-With cli.py the only place that knows both.
+With commands/ the only place that knows both.
 """
 
 import functools

@@ -11,10 +11,12 @@ from vidattn_jax.training import sharding
 from vidattn_jax.training import state
 
 KINDS = ('temporal_attention', 'spatial_attention')
+# Which of the crops is the centre, by their number.
+_CENTRE = {1: 0, 3: 2, 5: 4, 10: 4}
 
 
 class Collector:
-  """Keeps where and when a network looks, of the first crop of each clip.
+  """Keeps where and when a network looks, in the centre crop of each clip.
 
   Attributes:
     found: {index of the video: {kind: [clips, T, ...]}}, on every process.
@@ -30,7 +32,9 @@ class Collector:
     """
     self.found = {}
     self._mesh = mesh
-    self._clips = config.eval.clips
+    # Views are ordered crop, then clip.
+    first = _CENTRE[config.eval.crops] * config.eval.clips
+    self._views = range(first, first + config.eval.clips)
     mean, std = tuple(config.data.mean), tuple(config.data.std)
 
     @functools.partial(jax.jit, out_shardings=sharding.batch_sharding(mesh))
@@ -45,9 +49,9 @@ class Collector:
   def __call__(self, variables, views, indices):
     """Looks at a batch; see `observe` of `evaluate.evaluate`."""
     seen = []
-    for clip in range(self._clips):  # Crops are outermost: these are the first.
+    for view in self._views:
       attention = self._look(variables, sharding.to_devices(
-          self._mesh, np.ascontiguousarray(views[:, clip])))
+          self._mesh, np.ascontiguousarray(views[:, view])))
       seen.append({kind: _everywhere(x) for kind, x in attention.items()})
     indices = _everywhere(np.asarray(indices))
     for row, index in enumerate(indices):

@@ -1,0 +1,1 @@
+"""The subcommands of `vidattn`: nothing but wiring, imported lazily."""

@@ -1,0 +1,204 @@
+"""Commands about single videos: predict and explain."""
+
+import csv
+import functools
+import json
+import os
+import sys
+
+
+def add_predict(commands):
+  """Adds `vidattn predict`."""
+  parser = commands.add_parser(
+      'predict', help='say what is in videos',
+      description='Prints the likeliest classes of each video.')
+  parser.add_argument('videos', nargs='+', metavar='VIDEO')
+  parser.add_argument('--checkpoint', required=True, metavar='DIR',
+                      help='a workdir, or one checkpoint in it')
+  parser.add_argument('--which', default='best', metavar='WHICH',
+                      help='best, latest or a step (default: best)')
+  parser.add_argument('--top', type=int, default=5, metavar='K',
+                      help='classes to print (default: 5)')
+  parser.add_argument('--json', action='store_true', help='print JSON')
+  parser.add_argument('--window', type=int, metavar='FRAMES',
+                      help='slide a window of so many frames over each video '
+                      'and write CSV')
+  parser.add_argument('--stride', type=int, metavar='FRAMES',
+                      help='frames between windows (default: half a window)')
+  parser.set_defaults(run=_predict)
+
+
+def _predict(arguments):
+  from input_pipeline import decode
+  from input_pipeline import transforms
+  from vidattn_jax.tools import predict
+
+  for name in ('window', 'stride', 'top'):
+    value = getattr(arguments, name)
+    if value is not None and value < 1:
+      raise ValueError(f'--{name}={value} must be at least 1.')
+  if arguments.json and arguments.window:
+    raise ValueError('--window writes CSV; leave out --json.')
+  stride = arguments.stride or max((arguments.window or 2) // 2, 1)
+
+  predictor = predict.load_predictor(
+      arguments.checkpoint, arguments.which,
+      lambda text: print(text, file=sys.stderr))
+
+  def score(read, start, length):
+    return predictor.scores(transforms.views_from_recipe(
+        predictor.pixels, length, lambda indices: read(indices + start)))
+
+  table = csv.writer(sys.stdout)
+  if arguments.window:
+    table.writerow(('video', 'start_frame', 'end_frame', 'start_seconds',
+                    'end_seconds', 'class', 'score'))
+  found, failed = [], 0
+  for path in arguments.videos:
+    try:
+      entry, _, read = open_video(path, predictor)
+      if arguments.window:
+        _predict_windows(table, predictor, functools.partial(score, read),
+                         path, entry, arguments.window, stride)
+        continue
+      top = predict.top_classes(
+          predictor, score(read, 0, entry.num_frames), arguments.top)
+    except decode.VideoError as error:
+      print(error, file=sys.stderr)
+      found.append({'video': path, 'error': error.reason})
+      failed += 1
+      continue
+    found.append({'video': path, 'frames': entry.num_frames,
+                  'classes': [{'class': c, 'score': s} for c, s in top]})
+    if not arguments.json:
+      print(path)
+      for name, share in top:
+        print(f'  {share:7.2%}  {name}')
+  if arguments.json and not arguments.window:
+    print(json.dumps(found, indent=1))
+  return 1 if failed else 0
+
+
+def open_video(path, network):
+  """Returns what is known of a video, and what reads frames by number.
+
+  The third result reads what the network sees: the frames, too, or fields of
+  flow, where the network was trained on stored ones.
+  """
+  from input_pipeline import decode
+  naming = network.frame_template, network.first_frame
+  folder = os.path.isdir(path)
+  entry = (decode.probe_folder(path, *naming) if folder
+           else decode.probe(path))
+  if entry.error:
+    raise decode.VideoError(path, entry.error)
+
+  def read(indices):
+    if folder:
+      return decode.decode_folder(path, indices, *naming)
+    return decode.decode_frames(path, indices, entry, network.pixels['rotate'])
+
+  flow = network.pixels.get('flow')
+  if flow is None or not flow['stored']:
+    return entry, read, read
+  return entry, read, functools.partial(_fields, read, flow['bound'])
+
+
+@functools.cache
+def _flow_method():
+  from input_pipeline import flow
+  from vidattn_jax.tools import flow as methods
+  return flow.Method(**methods.get_method('tvl1'))
+
+
+def _fields(read, bound, indices):
+  from input_pipeline import flow
+  return flow.fields(read, indices, _flow_method(), bound)
+
+
+def _predict_windows(table, predictor, score, path, entry, window, stride):
+  """Writes one row for each place of a window; the last may be shorter."""
+  from vidattn_jax.tools import predict
+  rate = entry.rate or None
+  start = 0
+  while True:
+    length = min(window, entry.num_frames - start)
+    [(name, share)] = predict.top_classes(
+        predictor, score(start, length), 1)
+    seconds = [f'{f / rate:.3f}' if rate else ''
+               for f in (start, start + length)]
+    table.writerow((path, start, start + length, *seconds, name,
+                    f'{share:.4f}'))
+    if start + length >= entry.num_frames:
+      return
+    start += stride
+
+
+def add_explain(commands):
+  """Adds `vidattn explain`."""
+  parser = commands.add_parser(
+      'explain', help='see where and when networks look',
+      description='Draws what networks show of a clip over its frames: the '
+      'maps and weights that they compute, the gates of their attention '
+      'units, and Grad-CAM. Writes strip.png, movie.mp4 and index.html. The '
+      'clip is the middle one of an evaluation, its crop the centre.')
+  parser.add_argument('video', metavar='VIDEO')
+  parser.add_argument('--checkpoint', required=True, action='append',
+                      metavar='DIR', help='a workdir, or one checkpoint in '
+                      'it; several are compared on the same clip')
+  parser.add_argument('--out', required=True, metavar='DIR',
+                      help='folder for the pictures')
+  parser.add_argument('--which', default='best', metavar='WHICH',
+                      help='best, latest or a step (default: best)')
+  parser.add_argument('--stage', type=int, metavar='STAGE',
+                      help='stage of Grad-CAM, from 1 (default: the last)')
+  parser.add_argument('--class', dest='class_name', metavar='NAME',
+                      help='class to explain (default: the predicted one)')
+  parser.add_argument('--blocks', action='append', metavar='BLOCK',
+                      help='block whose gates are drawn, such as '
+                      'layer4/block1, or all, or none; may be given again '
+                      '(default: the last block of each stage; none with '
+                      'several checkpoints)')
+  parser.add_argument('--colormap', default='viridis', metavar='NAME',
+                      help='a colour map of Matplotlib, such as cividis or '
+                      'jet (default: viridis, safe for the colour-blind)')
+  parser.set_defaults(run=_explain)
+
+
+def _explain(arguments):
+  from input_pipeline import transforms
+  from vidattn_jax.tools import explain
+
+  explain.check(arguments.out, arguments.colormap)
+  explainers = explain.load_explainers(
+      arguments.checkpoint, arguments.which,
+      lambda text: print(text, file=sys.stderr))
+
+  def look(explainer):
+    entry, read_frames, read = open_video(arguments.video, explainer)
+    recipe = explainer.pixels
+    [indices] = transforms.recipe_indices(recipe, entry.num_frames).tolist()
+    [seen] = transforms.views_from_recipe(recipe, entry.num_frames, read)
+    frames, flow = seen, None
+    if 'flow' in recipe:
+      flow = explain.flow_of(seen, recipe['flow'])
+      frames = transforms.first_view(recipe, indices, read_frames)
+    return explain.Clip(
+        os.path.basename(os.path.normpath(arguments.video)), frames,
+        tuple(indices),
+        tuple(i / entry.rate for i in indices) if entry.rate else (), flow)
+
+  clip = explain.same_clip(explainers, look)
+  if len(set(clip.indices)) < len(clip.indices):
+    print(f'{arguments.video}: too short for {len(clip.indices)} different '
+          'frames; some are shown again.', file=sys.stderr)
+  blocks = arguments.blocks or (None if len(explainers) == 1 else ['none'])
+  rows = [explain.explain(explainer, clip, arguments.class_name,
+                          arguments.stage, blocks)
+          for explainer in explainers]
+  for row in rows:
+    print(row.title)
+    for panel in row.panels:
+      print(f'  {panel.name}: {"; ".join((panel.range, *panel.notes))}')
+  paths = explain.write(arguments.out, clip, rows, arguments.colormap)
+  print('Drawn to', ', '.join(paths))
