@@ -64,6 +64,26 @@ def test_lists_of_a_miniature_are_what_the_pipeline_reads(tmp_path):
       ('HandstandPushups/v_HandStandPushups_g01_c01.avi', '1')]
 
 
+def test_hmdb51_in_miniature(tmp_path, monkeypatch):
+  _write_hmdb51(tmp_path / 'h', [('wave/a', '1', '2', '0'),
+                                 ('clap/b', '2', '1', '1'),
+                                 ('clap/c', '0', '1', '2')])
+  classes, splits = official_splits.read_hmdb51(tmp_path / 'h')
+  assert classes == ('clap', 'wave')
+  assert splits == [
+      {'train': ('wave/a.avi',), 'test': ('clap/b.avi',)},
+      {'train': ('clap/b.avi', 'clap/c.avi'), 'test': ('wave/a.avi',)},
+      {'train': ('clap/b.avi',), 'test': ('clap/c.avi',)}]
+  monkeypatch.setitem(official_splits.COUNTS, 'hmdb51',
+                      ((1, 1), (2, 1), (1, 1)))
+  official_splits.check_counts('hmdb51', splits)
+  # Too many are as wrong as too few.
+  monkeypatch.setitem(official_splits.COUNTS, 'hmdb51',
+                      ((1, 1), (1, 1), (1, 1)))
+  with pytest.raises(ValueError, match='split 2 of hmdb51 has 2 videos'):
+    official_splits.check_counts('hmdb51', splits)
+
+
 def test_published_splits_are_reproduced(shared, tmp_path):
   for data, write in (('ucf101', _write_ucf101), ('hmdb51', _write_hmdb51)):
     folder = shared / 'reference' / 'splits'

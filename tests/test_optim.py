@@ -73,9 +73,10 @@ def test_follows_torch_sgd(dampening, nesterov, clip):
                    optimizer__nesterov=nesterov, optimizer__clip_norm=clip,
                    optimizer__weight_decay=0.05, optimizer__bias_lr=2.0,
                    optimizer__head_lr=5.0, optimizer__attention_lr=0.5,
-                   optimizer__lr_multipliers=(('backbone/conv1', 3.0),))
+                   optimizer__lr_multipliers=(('backbone/conv1', 3.0),
+                                              ('head', 0.5)))
   want = _expected(0.9, dampening, nesterov, 0.05, clip, {
-      'head/kernel': 5.0, 'head/bias': 10.0, 'backbone/conv1/kernel': 3.0,
+      'head/kernel': 2.5, 'head/bias': 5.0, 'backbone/conv1/kernel': 3.0,
       'backbone/layer1/attention/conv/kernel': 0.5})
   got = _run(c)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5,
