@@ -37,3 +37,15 @@ def shared():
 def data_dir():
   """The folder of small reference numbers that the project ships."""
   return pathlib.Path(__file__).parent / 'data'
+
+
+@pytest.fixture(scope='module')
+def plain_forms():
+  """Takes the plain forms: quick to compile; the others have own tests."""
+  from vidattn_jax.ops import platform
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    monkeypatch.setattr(platform, 'by_platform',
+                        lambda on_cpu, plain, *args: plain(*args))
+    jax.clear_caches()
+    yield
+  jax.clear_caches()

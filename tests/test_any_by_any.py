@@ -13,8 +13,8 @@ import seeded
 
 from vidattn_jax import attention
 from vidattn_jax import models
-from vidattn_jax.ops import platform
 
+pytestmark = pytest.mark.usefixtures('plain_forms')
 SMALL = {'width': 1 / 8, 'num_classes': 5, 'num_frames': 32,
          'crop_size': (64, 96), 'dropout': 0.0}
 # Networks of the same blocks as another one, only more or fewer of them.
@@ -66,17 +66,6 @@ COUNTS = {
     'SA': lambda c, t, h, w: c * (t * h * w + 4) + 5,
     'STC': lambda c, t, h, w: _stc(c, t),
 }
-
-
-@pytest.fixture(scope='module', autouse=True)
-def plain_forms():
-  """Takes the plain forms: quick to compile; the others have own tests."""
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    monkeypatch.setattr(platform, 'by_platform',
-                        lambda on_cpu, plain, *args: plain(*args))
-    jax.clear_caches()
-    yield
-  jax.clear_caches()
 
 
 def test_every_unit_has_its_formula():

@@ -149,3 +149,20 @@ def test_what_cannot_be_inflated_is_named_with_both_shapes(tmp_path):
   model = models.get_model('r3d_18', **SMALL, shortcut='B')
   with pytest.raises(ValueError, match='init_from, which inflates 2D kernels'):
     convert.from_torch(model, convert.load_file(file), model.image_shape)
+
+
+def test_flow_starts_from_a_trained_network_for_frames():
+  rgb, flow = (models.get_model(
+      'tstam', backbone='tsn_r18', width=1 / 16, num_classes=3, num_frames=2,
+      crop_size=36, modality=modality) for modality in ('rgb', 'flow'))
+  weights, fresh = (seeded.variables(m, (1, *m.image_shape))
+                    for m in (rgb, flow))
+  merged, report = convert.merge(fresh, weights)
+  kernel = weights['params']['backbone']['conv1']['kernel']
+  got = merged['params']['backbone']['conv1']['kernel']
+  assert got.shape[-2] == 10
+  np.testing.assert_allclose(
+      got, np.repeat(kernel.mean(-2, keepdims=True), 10, -2), rtol=1e-6)
+  assert list(report.adapted) == ['params/backbone/conv1/kernel']
+  np.testing.assert_array_equal(merged['params']['head']['kernel'],
+                                weights['params']['head']['kernel'])

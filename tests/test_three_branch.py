@@ -14,7 +14,6 @@ from vidattn_jax import convert
 from vidattn_jax import models
 from vidattn_jax.attention import sparse
 from vidattn_jax.models import three_branch
-from vidattn_jax.ops import platform
 from vidattn_jax.tools import complexity
 from vidattn_jax.training import evaluate
 from vidattn_jax.training import losses
@@ -22,20 +21,10 @@ from vidattn_jax.training import optim
 from vidattn_jax.training import state
 
 # Quicker to compile than T-CNN, which the reference and configurations test.
+pytestmark = pytest.mark.usefixtures('plain_forms')
 SMALL = {'num_classes': 6, 'width': 1 / 16, 'num_frames': 2, 'crop_size': 96,
          'backbone': 'tsn_r18'}
 _FIRST = ('backbone', 'bn1')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def plain_forms():
-  """Takes the plain forms: quick to compile; the others have own tests."""
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    monkeypatch.setattr(platform, 'by_platform',
-                        lambda on_cpu, plain, *args: plain(*args))
-    jax.clear_caches()
-    yield
-  jax.clear_caches()
 
 
 def _video(shape, offset):

@@ -55,13 +55,12 @@ def training_inputs(config, workdir) -> train.Inputs:
   return _inputs(config, sets, 'eval', annotate)
 
 
-def evaluation_inputs(config, workdir, split='eval') -> train.Inputs:
-  """Reads what there is to evaluate on, which may be the training videos.
+def evaluation_inputs(config, workdir) -> train.Inputs:
+  """Reads what there is to evaluate on.
 
   Args:
     config: see `training_inputs`.
     workdir: see there.
-    split: 'eval' or 'train'.
 
   Returns:
     The trainer's inputs.
@@ -69,7 +68,7 @@ def evaluation_inputs(config, workdir, split='eval') -> train.Inputs:
   Raises:
     ValueError: the configuration or the data do not fit; one sentence.
   """
-  return _inputs(config, _load(config, workdir, (split,)), split)
+  return _inputs(config, _load(config, workdir, ('eval',)), 'eval')
 
 
 def _load(config, workdir, splits):

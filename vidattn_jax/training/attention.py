@@ -3,7 +3,6 @@
 import functools
 
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -52,8 +51,8 @@ class Collector:
     for view in self._views:
       attention = self._look(variables, sharding.to_devices(
           self._mesh, np.ascontiguousarray(views[:, view])))
-      seen.append({kind: _everywhere(x) for kind, x in attention.items()})
-    indices = _everywhere(np.asarray(indices))
+      seen.append({kind: sharding.to_hosts(x) for kind, x in attention.items()})
+    indices = sharding.to_hosts(np.asarray(indices))
     for row, index in enumerate(indices):
       if index >= 0:
         self.found[int(index)] = {
@@ -65,10 +64,3 @@ class Collector:
     order = sorted(self.found)
     return {kind: np.stack([self.found[i][kind] for i in order])
             for kind in KINDS}
-
-
-def _everywhere(array):
-  """Brings rows of all processes to every host."""
-  if jax.process_count() == 1:
-    return np.asarray(array)
-  return multihost_utils.process_allgather(array, tiled=True)

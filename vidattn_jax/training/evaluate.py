@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from vidattn_jax.training import metrics
@@ -132,7 +131,8 @@ def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
     logits = [eval_step(variables, sharding.to_devices(
         mesh, views[:, start:start + chunk]))
               for start in range(0, total, chunk)]
-    logits = np.concatenate([_gather(part) for part in logits], axis=1)
+    logits = np.concatenate(
+        [sharding.to_hosts(part) for part in logits], axis=1)
     logits = logits[:, :total]
     if average == 'probabilities':
       logits = metrics.softmax(logits).astype(np.float32)
@@ -140,13 +140,6 @@ def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
     return logits.reshape(shape).mean(axis=1)
 
   return score
-
-
-def _gather(array):
-  """Brings a global array to every host."""
-  if jax.process_count() == 1:
-    return np.asarray(array)
-  return multihost_utils.process_allgather(array, tiled=True)
 
 
 def evaluate(variables, batches, score, names, classes, average='logits',
@@ -179,9 +172,7 @@ def evaluate(variables, batches, score, names, classes, average='logits',
       observe(variables, batch['video'],
               np.where(np.asarray(batch['mask']) > 0, batch['index'], -1))
     rows = {key: np.asarray(batch[key]) for key in ('label', 'mask', 'index')}
-    if jax.process_count() > 1:
-      rows = {key: multihost_utils.process_allgather(value, tiled=True)
-              for key, value in rows.items()}
+    rows = {key: sharding.to_hosts(value) for key, value in rows.items()}
     for row, index in enumerate(rows['index']):
       if rows['mask'][row] > 0:
         found[int(index)] = (rows['label'][row], clip_scores[row])

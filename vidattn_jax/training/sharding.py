@@ -128,6 +128,20 @@ def to_devices(mesh, batch):
   return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
 
 
+def to_hosts(array) -> np.ndarray:
+  """Brings rows that lie with several processes to every host.
+
+  Args:
+    array: [B, ...] on the devices, or this process's rows [b, ...] of it.
+
+  Returns:
+    [B, ...].
+  """
+  if jax.process_count() == 1:
+    return np.asarray(array)
+  return multihost_utils.process_allgather(array, tiled=True)
+
+
 def replicate(mesh, tree):
   """Puts host arrays, the same on every process, on all devices.
 
