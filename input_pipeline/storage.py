@@ -1,0 +1,171 @@
+"""Where bytes lie: files, object stores, members of record files.
+
+A place is a path of this machine, a URL of an object store (`gs://`, `s3://`,
+or another that fsspec knows), or a record of an ArrayRecord file, written
+`FILE#NUMBER`. Only this file knows the difference.
+"""
+
+import contextlib
+import io
+import os
+import re
+import uuid
+
+import fsspec
+
+_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')
+_RECORD = re.compile(r'(.+\.array_record[^/#]*)#(\d+)')
+
+
+def is_url(path):
+  """Tells whether a place is in an object store."""
+  return _URL.match(os.fspath(path)) is not None
+
+
+def record_path(shard, number):
+  """Returns the place of a record.
+
+  Args:
+    shard: place of an ArrayRecord file.
+    number: position of the record in it, from 0.
+  """
+  return f'{shard}#{number}'
+
+
+def split_record(path):
+  """Returns (shard, number) of a record's place, None if it is no record's."""
+  match = _RECORD.fullmatch(os.fspath(path))
+  return (match[1], int(match[2])) if match else None
+
+
+def join(folder, *names):
+  """Joins parts of a place; an absolute part replaces those before it."""
+  for name in names:
+    if is_url(folder) and not is_url(name):
+      folder = f'{folder.rstrip("/")}/{name}'
+    else:
+      folder = name if is_url(name) else os.path.join(folder, name)
+  return folder
+
+
+def exists(path):
+  """Tells whether there is a file or folder."""
+  if not is_url(path):
+    return os.path.exists(path)
+  files, path = _store(path)
+  return files.exists(path)
+
+
+def is_dir(path):
+  """Tells whether there is a folder."""
+  if not is_url(path):
+    return os.path.isdir(path)
+  files, path = _store(path)
+  return files.isdir(path)
+
+
+def list_dir(path):
+  """Returns the names in a folder, sorted, without hidden ones.
+
+  Raises:
+    OSError: it is missing or cannot be read.
+  """
+  if is_url(path):
+    files, path = _store(path)
+    names = [place.rstrip('/').rpartition('/')[2]
+             for place in files.ls(path, detail=False)]
+  else:
+    names = os.listdir(path)
+  return sorted(name for name in names if name and not name.startswith('.'))
+
+
+def status(path):
+  """Returns (bytes, stamp) of a file or folder; the stamp changes with it.
+
+  Raises:
+    OSError: it is missing or cannot be read.
+  """
+  if not is_url(path):
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+  files, path = _store(path)
+  found = files.info(path)
+  stamp = next((found[key] for key in ('etag', 'ETag', 'generation', 'mtime',
+                                       'LastModified', 'updated', 'created')
+                if found.get(key)), '')
+  return found.get('size') or 0, str(stamp)
+
+
+def read_bytes(path):
+  """Reads a whole file.
+
+  Raises:
+    OSError: it is missing or cannot be read.
+  """
+  if not is_url(path):
+    with open(path, 'rb') as file:
+      return file.read()
+  files, path = _store(path)
+  return files.cat_file(path)
+
+
+def write_bytes(path, data):
+  """Writes a whole file, so that no reader sees half of it.
+
+  Folders above it are made if need be.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  if is_url(path):
+    files, path = _store(path)
+    files.makedirs(path.rpartition('/')[0], exist_ok=True)
+    files.pipe_file(path, data)
+    return
+  folder, name = os.path.split(os.path.abspath(path))
+  os.makedirs(folder, exist_ok=True)
+  temporary = os.path.join(folder, f'.{name}.{uuid.uuid4().hex}.tmp')
+  try:
+    with open(temporary, 'wb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError:
+    with contextlib.suppress(OSError):
+      os.unlink(temporary)
+    raise
+
+
+def make_dirs(path):
+  """Makes a folder and those above it."""
+  if not is_url(path):
+    os.makedirs(path, exist_ok=True)
+    return
+  files, path = _store(path)
+  files.makedirs(path, exist_ok=True)
+
+
+def remove(path):
+  """Removes a file or a whole folder."""
+  files, path = _store(path)
+  files.rm(path, recursive=True)
+
+
+def media(path):
+  """Returns what a decoder opens: the path of a local file, else its bytes.
+
+  Args:
+    path: place of a file or record.
+
+  Returns:
+    str, or `io.BytesIO`.
+
+  Raises:
+    OSError: it is missing or cannot be read.
+  """
+  return io.BytesIO(read_bytes(path)) if is_url(path) else os.fspath(path)
+
+
+def _store(path):
+  return fsspec.core.url_to_fs(os.fspath(path))
