@@ -18,8 +18,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File of the configuration; its keys can be set by '
     '--config.KEY=VALUE.', lock_config=True)
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Directory of checkpoints, logs and results. A run that '
-    'was stopped goes on when started with the same directory.')
+    'workdir', None, 'Directory of checkpoints, logs and results, or its URL '
+    '(gs://, s3://). A run that was stopped goes on when started with the same '
+    'directory.')
 _MODE = flags.DEFINE_enum(
     'mode', 'train', ['train', 'evaluate'], 'What to do.')
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -37,7 +38,7 @@ def run(config, workdir, mode='train'):
 
   Args:
     config: a configuration (`configs/common.py` names its keys).
-    workdir: directory of checkpoints, logs and results.
+    workdir: directory of checkpoints, logs and results, or its URL.
     mode: 'train' or 'evaluate'.
 
   Returns:
@@ -49,6 +50,7 @@ def run(config, workdir, mode='train'):
   import jax
 
   from vidattn_jax import wiring
+  from vidattn_jax.training import remote
   from vidattn_jax.training import sharding
   from vidattn_jax.training import train
   if config.compile_cache:
@@ -57,13 +59,14 @@ def run(config, workdir, mode='train'):
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   config = wiring.resolve(config)
   sharding.connect(train.check(config))
-  if mode == 'train':
-    return train.train_and_evaluate(
-        config, workdir, wiring.training_inputs(config, workdir))
-  if config.eval.collect_attention:
-    return wiring.collect_attention(config, workdir)
-  return train.evaluate_checkpoint(
-      config, workdir, wiring.evaluation_inputs(config, workdir))
+  with remote.local_workdir(workdir) as workdir:
+    if mode == 'train':
+      return train.train_and_evaluate(
+          config, workdir, wiring.training_inputs(config, workdir))
+    if config.eval.collect_attention:
+      return wiring.collect_attention(config, workdir)
+    return train.evaluate_checkpoint(
+        config, workdir, wiring.evaluation_inputs(config, workdir))
 
 
 def main(argv):

@@ -10,6 +10,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from vidattn_jax.training import optim
+from vidattn_jax.training import remote
 
 _DIRECTORY = 'checkpoints'
 
@@ -308,7 +309,8 @@ def load(path, which='best', report=print):
   """Restores weights and their description from what a user points at.
 
   Args:
-    path: a workdir, its `checkpoints` folder, or one step's folder in it.
+    path: a workdir, its `checkpoints` folder, or one step's folder in it; a
+      path or a URL.
     which: 'best' (the newest where none was evaluated), 'latest' or a step;
       ignored where `path` is one step's folder. Where the best or latest is
       damaged, the newest whole one is taken, and said so.
@@ -320,7 +322,11 @@ def load(path, which='best', report=print):
   Raises:
     CheckpointError: there is none, or it is damaged.
   """
-  path = epath.Path(os.path.abspath(path) if '://' not in str(path) else path)
+  with remote.local_copy(path) as here:
+    return _load(epath.Path(os.path.abspath(here)), which, report)
+
+
+def _load(path, which, report):
   if path.name.isdigit() and path.parent.name == _DIRECTORY:
     path, which = path.parent.parent, path.name
   elif path.name == _DIRECTORY:

@@ -1,11 +1,13 @@
 """Starting weights from elsewhere."""
 
-from etils import epath
+import os
+
 import jax
 import numpy as np
 
 from vidattn_jax import convert
 from vidattn_jax.training import checkpoint
+from vidattn_jax.training import remote
 from vidattn_jax.training import state
 
 
@@ -17,7 +19,7 @@ def load_weights(source: str, model, rng):
 
   Args:
     source: a `.pth`, `.pt` or `.safetensors` file in a published layout, a
-      workdir, or a checkpoint's folder.
+      workdir, or a checkpoint's folder; a path or a URL.
     model: the network.
     rng: key of the fresh weights.
 
@@ -29,12 +31,14 @@ def load_weights(source: str, model, rng):
     ValueError: the source is missing or damaged, or nothing in it fits.
   """
   fresh = state.init_variables(model, rng)
-  path = epath.Path(source)
-  if path.is_dir():
-    weights, _, _ = checkpoint.load(path)
+  is_file = source.endswith(('.pth', '.pt', '.safetensors'))
+  if os.path.isdir(source) or (
+      remote.is_url(source) and not is_file):
+    weights, _, _ = checkpoint.load(source)
     merged, report = convert.merge(fresh, weights)
   else:
-    merged, report = convert.load_into(model, fresh, source)
+    with remote.local_file(source) as file:
+      merged, report = convert.load_into(model, fresh, file)
   # As plain arrays, so that every process can place them.
   merged = jax.tree.map(np.asarray, merged)
   return merged, f'Weights from {source}: {report}'
