@@ -11,12 +11,16 @@ Of several video streams the first is taken.
 
 import contextlib
 import dataclasses
+import io
 import os
 
 import av
 from av.video import reformatter as av_reformatter
 import numpy as np
 from PIL import Image
+
+from input_pipeline import storage
+from input_pipeline import zips
 
 # A file whose header promises more frames than this multiple of what decodes
 # has lost its end. Headers that are off by one or two frames are common.
@@ -152,7 +156,8 @@ def decode_folder(path, indices, template='{:05d}.jpg', first_frame=1):
   """Reads frames of a video stored as one image file per frame.
 
   Args:
-    path: folder of the images.
+    path: folder of the images, or a record with an archive of them, whose order
+      tells the frames' numbers, whatever their names.
     indices: frame numbers from 0, in any order, repeats allowed.
     template: file name by frame number.
     first_frame: number of the first frame in the file names.
@@ -164,7 +169,9 @@ def decode_folder(path, indices, template='{:05d}.jpg', first_frame=1):
     VideoError: an image is missing or unreadable, or sizes differ.
   """
   frames = {}
-  for i in sorted({int(i) for i in indices}):
+  if storage.split_record(path):
+    frames = _decode_archive(path, {int(i) for i in indices})
+  for i in sorted({int(i) for i in indices} - set(frames)):
     name = template.format(i + first_frame)
     try:
       with Image.open(os.path.join(path, name)) as image:
@@ -176,13 +183,34 @@ def decode_folder(path, indices, template='{:05d}.jpg', first_frame=1):
   return np.stack([frames[int(i)] for i in indices])
 
 
-def probe(path, mode='decode'):
+def _decode_archive(path, indices):
+  """Returns {number: frame} of an archive of images."""
+  try:
+    blob = storage.media(path).getbuffer()
+    spans = zips.members(blob)
+  except (OSError, ValueError) as error:
+    raise VideoError(path, f'its archive of images cannot be read ({error})'
+                    ) from error
+  frames = {}
+  for i in sorted(indices):
+    if i >= len(spans):
+      raise _too_short(path, len(spans), i)
+    try:
+      with Image.open(io.BytesIO(blob[slice(*spans[i])])) as image:
+        frames[i] = np.asarray(image.convert('RGB'))
+    except OSError as error:
+      raise VideoError(path, f'frame {i} (from 0) is unreadable') from error
+  return frames
+
+
+def probe(path, mode='decode', medium=None):
   """Finds the true length of a video, its damage, and whether it can seek.
 
   Args:
     path: video file.
     mode: 'decode' decodes every frame (no colour conversion); 'header' counts
       packets, which trusts the container and never allows seeking.
+    medium: `io.BytesIO` of the file, if it is not at its place yet.
 
   Returns:
     IndexEntry. A bad file has `error` set, and `num_frames` tells how many
@@ -193,7 +221,7 @@ def probe(path, mode='decode'):
   scan = _Scan()
   error = ''
   try:
-    with _open(path) as (container, stream):
+    with _open(path, medium) as (container, stream):
       _scan(container, stream, mode, scan)
       error = scan.damage(container, stream)
   except VideoError as failure:
@@ -245,13 +273,16 @@ def probe_folder(path, template='{:05d}.jpg', first_frame=1):
 
 
 @contextlib.contextmanager
-def _open(path):
+def _open(path, medium=None):
   """Yields (container, first video stream); failures become VideoError."""
   path = os.fspath(path)
   try:
-    if os.path.getsize(path) == 0:
+    medium = medium or storage.media(path)
+    size = (len(medium.getbuffer()) if isinstance(medium, io.BytesIO)
+            else os.path.getsize(medium))
+    if size == 0:
       raise VideoError(path, 'the file is empty (0 bytes)')
-    container = av.open(path)
+    container = av.open(medium)
   except (av.FFmpegError, OSError, ValueError) as error:
     raise VideoError(path, _open_reason(error)) from error
   try:

@@ -6,12 +6,20 @@ or another that fsspec knows), or a record of an ArrayRecord file, written
 """
 
 import contextlib
+import fcntl
+import functools
+import hashlib
 import io
 import os
 import re
 import uuid
 
 import fsspec
+
+from input_pipeline import shards
+
+# Name of the encoded video in a record.
+VIDEO = 'video'
 
 _URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')
 _RECORD = re.compile(r'(.+\.array_record[^/#]*)#(\d+)')
@@ -49,7 +57,8 @@ def join(folder, *names):
 
 
 def exists(path):
-  """Tells whether there is a file or folder."""
+  """Tells whether there is a file or folder; of a record, its shard."""
+  path = _file_of(path)
   if not is_url(path):
     return os.path.exists(path)
   files, path = _store(path)
@@ -82,9 +91,12 @@ def list_dir(path):
 def status(path):
   """Returns (bytes, stamp) of a file or folder; the stamp changes with it.
 
+  Of a record, those of its shard.
+
   Raises:
     OSError: it is missing or cannot be read.
   """
+  path = _file_of(path)
   if not is_url(path):
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns
@@ -97,11 +109,19 @@ def status(path):
 
 
 def read_bytes(path):
-  """Reads a whole file.
+  """Reads a whole file, or the encoded video in a record.
 
   Raises:
     OSError: it is missing or cannot be read.
   """
+  record = split_record(path)
+  if record:
+    shard, number = record
+    example = shards.read(local_copy(shard), number)
+    try:
+      return bytes(shards.bytes_of_example(example, VIDEO))
+    except ValueError as error:
+      raise shards.ShardError(f'{path}: {error}') from error
   if not is_url(path):
     with open(path, 'rb') as file:
       return file.read()
@@ -164,7 +184,66 @@ def media(path):
   Raises:
     OSError: it is missing or cannot be read.
   """
-  return io.BytesIO(read_bytes(path)) if is_url(path) else os.fspath(path)
+  in_memory = is_url(path) or split_record(path)
+  return io.BytesIO(read_bytes(path)) if in_memory else os.fspath(path)
+
+
+def put_file(local, path):
+  """Moves a whole file of this machine to a place, where it appears whole.
+
+  Folders above it are made if need be.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  if is_url(path):
+    files, path = _store(path)
+    files.makedirs(path.rpartition('/')[0], exist_ok=True)
+    files.put_file(local, path)
+    os.unlink(local)
+    return
+  handle = os.open(local, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)
+  os.replace(local, path)
+
+
+def local_copy(path):
+  """Returns a file of this machine with the bytes of a file.
+
+  Files of an object store are copied once, whole, to `VIDATTN_CACHE` (default:
+  ~/.cache/vidattn_jax/shards); a changed one is copied anew.
+
+  Raises:
+    OSError: it is missing, or cannot be read or copied.
+  """
+  return _local_copy_of_url(path) if is_url(path) else os.fspath(path)
+
+
+# A shard is asked for with every clip: the store is asked once a process.
+@functools.lru_cache(maxsize=4096)
+def _local_copy_of_url(path):
+  size, stamp = status(path)
+  folder = os.environ.get('VIDATTN_CACHE') or os.path.expanduser(
+      '~/.cache/vidattn_jax/shards')
+  name = hashlib.sha256(f'{path} {size} {stamp}'.encode()).hexdigest()
+  target = os.path.join(folder, name)
+  os.makedirs(folder, exist_ok=True)
+  with open(target + '.lock', 'wb') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not os.path.exists(target):
+      part = f'{target}.part'
+      files, remote = _store(path)
+      files.get_file(remote, part)
+      os.replace(part, target)
+  return target
+
+
+def _file_of(path):
+  record = split_record(path)
+  return record[0] if record else path
 
 
 def _store(path):

@@ -9,18 +9,17 @@ folder, by its name in the data set:
     the quality of published flow. Lossy, for other programs.
 """
 
-import contextlib
 import io
 import itertools
 import json
 import os
 import shutil
 
-from array_record.python import array_record_module
 import numpy as np
 from PIL import Image
 
 from input_pipeline import decode
+from input_pipeline import shards
 
 FORMATS = ('array_record', 'jpeg')
 VERSION = 1
@@ -53,7 +52,7 @@ def read_header(path):
       whole = all(os.path.exists(os.path.join(path, _JPEG.format(axis, number)))
                   for axis in 'xy' for number in (1, header['count']))
     else:
-      with _records(path) as reader:
+      with shards.reading(path) as reader:
         header = json.loads(reader.read([0])[0])
         whole = reader.num_records() == header['count'] + 1
     if whole and header['version'] == VERSION:
@@ -133,7 +132,7 @@ def read(path, indices):
       fields = [np.stack([_to_array(os.path.join(path, _JPEG.format(a, i + 1)))
                           for a in 'xy'], axis=-1) for i in distinct]
     else:
-      with _records(path) as reader:
+      with shards.reading(path) as reader:
         found = reader.read([i + 1 for i in distinct])
       fields = [np.stack(np.split(_to_array(io.BytesIO(png)), 2), axis=-1)
                 for png in found]
@@ -202,39 +201,17 @@ def _to_array(file):
     return np.asarray(image.convert('L'))
 
 
-@contextlib.contextmanager
-def _records(path):
-  # Fields are read here and there: what follows them is of no use.
-  reader = array_record_module.ArrayRecordReader(
-      os.fspath(path), 'readahead_buffer_size:0')
-  try:
-    yield reader
-  finally:
-    reader.close()
-
-
 def _write_records(part, header, fields):
-  writer = array_record_module.ArrayRecordWriter(
-      part, 'group_size:1,uncompressed')
   count = 0
-  try:
-    _checked(part, writer.write, header.encode())
+  with shards.writing(part) as write:
+    write(header.encode())
     for field in fields:
       blob = io.BytesIO()
       Image.fromarray(np.concatenate(np.moveaxis(field, -1, 0))).save(
           blob, 'PNG')
-      _checked(part, writer.write, blob.getvalue())
+      write(blob.getvalue())
       count += 1
-  finally:
-    _checked(part, writer.close)
   return count
-
-
-def _checked(part, call, *args):
-  try:
-    call(*args)
-  except RuntimeError as error:
-    raise OSError(f'{part}: {error}') from error
 
 
 def _write_jpegs(part, header, fields):

@@ -116,8 +116,8 @@ def _count_seeks(monkeypatch):
       self._container.seek(time, **kwargs)
 
   @contextlib.contextmanager
-  def opened(path):
-    with original(path) as (container, stream):
+  def opened(*args):
+    with original(*args) as (container, stream):
       yield Spy(container), stream
 
   monkeypatch.setattr(decode, '_open', opened)
