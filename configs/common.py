@@ -73,6 +73,12 @@ def get_config():
   data.csv_split = ''
   data.csv_train = 'train'
   data.csv_eval = 'val'
+  # CSV files that list segments of longer videos: columns of the first frame
+  # of a segment and of the first after it ('' if none), and their unit:
+  # 'frames' (from 0) or 'seconds'.
+  data.csv_start = ''
+  data.csv_stop = ''
+  data.csv_unit = 'frames'
   # File with one class name a line, in the order of the labels; '' takes the
   # sorted folder names or label names.
   data.classes = ''

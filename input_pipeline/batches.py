@@ -188,7 +188,8 @@ class _Frames:
     record = self._records[index]
     if self._flow_root:
       frames = stored_flow.read(
-          stored_flow.locate(self._flow_root, record.name), frame_indices)
+          stored_flow.locate(self._flow_root, record.video or record.name),
+          [record.start + i for i in frame_indices])
     else:
       frames = read_frames(record, frame_indices, self._data)
     return transforms.resize(frames, self._data.resize)
@@ -274,7 +275,7 @@ def read_frames(record, indices, data):
 
   Args:
     record: `sources.Record`.
-    indices: frame numbers from 0.
+    indices: frame numbers from 0, the record's first.
     data: the section `data` of the configuration.
 
   Returns:
@@ -283,6 +284,7 @@ def read_frames(record, indices, data):
   Raises:
     decode.VideoError: the frames cannot be had.
   """
+  indices = [record.start + i for i in indices]
   if record.entry.codec == 'folder':
     return decode.decode_folder(
         record.path, indices, data.frame_template, data.first_frame)

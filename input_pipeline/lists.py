@@ -11,11 +11,15 @@ class Item:
   """A video as a list or folder names it, not yet looked at.
 
   Attributes:
-    name: its path relative to the data's root.
+    name: its path relative to the data's root; of a segment of a longer video
+      PATH@START-STOP.
     path: where it should be.
     label: label as written, a number or a class name; None if there is none.
     num_frames: frame count as written, or None.
     where: what to name in an error: the folder, or the file and line.
+    segment: (start, stop) as written, stop being the first that is not in it;
+      None takes the whole video.
+    unit: of `segment`: 'frames', from 0, or 'seconds' from the first frame.
   """
 
   name: str
@@ -23,6 +27,14 @@ class Item:
   label: str | None
   num_frames: int | None
   where: str
+  segment: tuple[float, float] | None = None
+  unit: str = 'frames'
+
+  @property
+  def video(self):
+    """Name of the whole video."""
+    return self.name if self.segment is None else (
+        self.name.rpartition('@')[0])
 
 
 def is_integer(text):
@@ -106,14 +118,23 @@ def read_csv(path, config_data, split):
     split: 'train' or 'eval'.
 
   Returns:
-    list of Item. In evaluation an empty label is an unlabelled video.
+    list of Item. In evaluation an empty label is an unlabelled video. Segments
+    that are the same but for their label are told apart: the second is
+    PATH@START-STOP.2.
 
   Raises:
     ValueError: missing file, column or value.
   """
   rows = csv.DictReader(read_lines(path, f'data.{split}_list', keepends=True))
   header = rows.fieldnames or []
-  for key in ('csv_path', 'csv_label', 'csv_frames', 'csv_split'):
+  if config_data.csv_unit not in ('frames', 'seconds'):
+    raise ValueError("data.csv_unit must be 'frames' or 'seconds', not "
+                     f'{config_data.csv_unit!r}')
+  if bool(config_data.csv_start) != bool(config_data.csv_stop):
+    raise ValueError('data.csv_start and data.csv_stop go together: name both '
+                     'columns, or none')
+  for key in ('csv_path', 'csv_label', 'csv_frames', 'csv_split', 'csv_start',
+              'csv_stop'):
     column = config_data[key]
     needed = column or key == 'csv_path' or (
         key == 'csv_label' and split == 'train')
@@ -137,12 +158,49 @@ def read_csv(path, config_data, split):
         config_data.csv_frames) else ''
     if frames and not (is_integer(frames) and int(frames) > 0):
       raise ValueError(f'{where}: {frames!r} is no frame count')
-    items.append(Item(name, os.path.join(config_data.root, name), label,
-                      int(frames) if frames else None, where))
+    segment, suffix = _segment(row, config_data, where)
+    items.append(Item(name + suffix, os.path.join(config_data.root, name),
+                      label, int(frames) if frames else None, where, segment,
+                      config_data.csv_unit))
   if not items and config_data.csv_split:
     raise ValueError(
         f'{path}: no row has {" or ".join(sorted(values))} in column '
         f'{config_data.csv_split!r} (data.csv_{split})')
+  return _told_apart(items)
+
+
+def _segment(row, config_data, where):
+  """Returns a row's ((start, stop), '@START-STOP'), or (None, '')."""
+  if not config_data.csv_start:
+    return None, ''
+  texts = [(row[config_data[key]] or '').strip()
+           for key in ('csv_start', 'csv_stop')]
+  if not any(texts):
+    return None, ''
+  kind = int if config_data.csv_unit == 'frames' else float
+  try:
+    start, stop = map(kind, texts)
+    if not 0 <= start < stop < float('inf'):
+      raise ValueError
+  except ValueError:
+    raise ValueError(
+        f'{where}: {texts[0]!r} to {texts[1]!r} is no segment in '
+        f'{config_data.csv_unit} (data.csv_start, data.csv_stop, '
+        'data.csv_unit)') from None
+  return (start, stop), f'@{texts[0]}-{texts[1]}'
+
+
+def _told_apart(items):
+  """Numbers segments that are labelled twice, differently."""
+  labels = {}
+  for i, item in enumerate(items):
+    if item.segment is None:
+      continue
+    seen = labels.setdefault(item.name, [])
+    # The same label twice is an error in the list, found later.
+    if seen and item.label not in seen:
+      items[i] = dataclasses.replace(item, name=f'{item.name}.{len(seen) + 1}')
+    seen.append(item.label)
   return items
 
 

@@ -23,14 +23,17 @@ _SUFFIXES = (
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """One usable video.
+  """One usable video, or segment of a longer video.
 
   Attributes:
-    name: its path relative to the data's root; unique in the data set.
+    name: its path relative to the data's root, of a segment PATH@START-STOP;
+      unique in the data set.
     path: where it is: a video file or a folder of frames.
     label: class, 0 to the number of classes - 1; None if unlabelled.
     num_frames: frames that can be asked for.
-    entry: what the index knows of it.
+    entry: what the index knows of the whole video.
+    start: the video's frame that is frame 0 here.
+    video: name of the whole video.
   """
 
   name: str
@@ -38,6 +41,8 @@ class Record:
   label: int | None
   num_frames: int
   entry: decode.IndexEntry
+  start: int = 0
+  video: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,23 +176,26 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
       [item.path for item in items], config_data.index, index_file,
       frame_template=config_data.frame_template,
       first_frame=config_data.first_frame)
-  records, bad, of_flow = [], [], []
+  records, bad, facts, cut = [], [], [], []
   for item, label in zip(items, labels, strict=True):
     entry = entries[os.path.abspath(item.path)]
-    num_frames, reason = entry.num_frames, entry.error
-    if entry.codec == 'folder' and not reason and item.num_frames is not None:
-      if item.num_frames > num_frames:
-        reason = (f'the list promises {item.num_frames} frames, '
-                  f'the folder holds {num_frames}')
-      num_frames = item.num_frames
+    start, num_frames, missing, reason = _extent(item, entry)
     made = ''
     if config_data.modality == 'flow' and not reason:
-      made, reason = _look_at_flow(config_data, item.name, num_frames, entry)
+      made, reason = _look_at_flow(config_data, item.video, num_frames, entry)
     if reason:
       bad.append((item.name, reason))
-    else:
-      of_flow.append(made)
-      records.append(Record(item.name, item.path, label, num_frames, entry))
+      continue
+    if missing:
+      cut.append(f'{item.name} ({missing} frames)')
+    if item.segment is not None:
+      made += f'@{start}+{num_frames}'
+    facts.append(made)
+    records.append(Record(item.name, item.path, label, num_frames, entry,
+                          start, item.video))
+  if cut:
+    logging.warning('%d segments end after their video and are cut at its end: '
+                    '%s', len(cut), ', '.join(cut[:5]))
   where = _place(config_data, split)
   if len(bad) > config_data.max_bad_fraction * len(items):
     shown = '; '.join(f'{name}: {reason}' for name, reason in bad[:3])
@@ -202,9 +210,42 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
     logging.warning('Dropped %s: %s', name, reason)
   fingerprint = index.fingerprint(
       (r.name, r.label, r.entry.digest + made)
-      for r, made in zip(records, of_flow, strict=True))
+      for r, made in zip(records, facts, strict=True))
   return Dataset(split, tuple(records), tuple(classes),
                  tuple(ignored + bad), fingerprint)
+
+
+def _extent(item, entry):
+  """Finds which frames of a video an item is.
+
+  Args:
+    item: `lists.Item`.
+    entry: `decode.IndexEntry` of the whole video.
+
+  Returns:
+    (first frame, number of frames, frames that lie after the video's end, why
+    the item cannot be used or '').
+  """
+  count = entry.num_frames
+  if entry.error:
+    return 0, count, 0, entry.error
+  if item.segment is not None:
+    start, stop = item.segment
+    if item.unit == 'seconds':
+      if not entry.rate:
+        return 0, count, 0, ('its segments are in seconds, but its frames have '
+                             'no times')
+      start, stop = (round(seconds * entry.rate) for seconds in (start, stop))
+      stop = max(stop, start + 1)
+    if start >= count:
+      return 0, count, 0, (
+          f'the segment starts at frame {start}, the video has {count}')
+    return start, min(stop, count) - start, max(stop - count, 0), ''
+  if entry.codec != 'folder' or item.num_frames is None:
+    return 0, count, 0, ''
+  reason = '' if item.num_frames <= count else (
+      f'the list promises {item.num_frames} frames, the folder holds {count}')
+  return 0, item.num_frames, 0, reason
 
 
 def with_edits(dataset, names, lines, only):

@@ -153,6 +153,9 @@ def collect_attention(config, workdir):
   results = {}
   for split in ('train', 'eval'):
     sets = _load(config, workdir, (split,))
+    if any(r.name != r.video for r in sets[split].records):
+      raise ValueError('vidattn edit shows whole videos, but data.csv_start '
+                       'names segments; cut them into files of their own.')
     results[split], attention, step = train.evaluate_with_attention(
         config, workdir, _inputs(config, sets, split), split)
     if jax.process_index() == 0:
