@@ -5,9 +5,7 @@ What computes it is an argument: nothing here knows JAX or OpenCV.
 
 from collections.abc import Callable
 import concurrent.futures
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import multiprocessing
 import os
@@ -17,6 +15,7 @@ import time
 import numpy as np
 
 from input_pipeline import decode
+from input_pipeline import storage
 from input_pipeline import stored_flow
 
 # What must be the same in all of a data set's flow.
@@ -109,7 +108,7 @@ def extract(videos, out, method, *, bound=20.0, encoding='array_record',
             'format': encoding}
   start = time.monotonic()
   summary = Summary()
-  with _only_user(out):
+  with storage.only_user(out, 'vidattn flow'):
     stored_flow.remove_parts(out)
     missing = []
     for name in videos:
@@ -147,25 +146,6 @@ def extract(videos, out, method, *, bound=20.0, encoding='array_record',
     names.sort()
   summary.seconds = time.monotonic() - start
   return summary
-
-
-@contextlib.contextmanager
-def _only_user(out):
-  """Keeps a second run away from a directory, which is made if need be."""
-  try:
-    os.makedirs(out, exist_ok=True)
-    handle = os.open(out, os.O_RDONLY)
-  except OSError as error:
-    raise ValueError(f'{out} cannot be written: {error}.') from error
-  try:
-    try:
-      # It ends with the process, however that ends.
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise ValueError(f'{out} is in use by another vidattn flow.') from None
-    yield
-  finally:
-    os.close(handle)
 
 
 def _is_there(out, name, wanted):

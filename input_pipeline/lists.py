@@ -5,6 +5,8 @@ import dataclasses
 import os
 import re
 
+from input_pipeline import decode
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
@@ -20,6 +22,7 @@ class Item:
     segment: (start, stop) as written, stop being the first that is not in it;
       None takes the whole video.
     unit: of `segment`: 'frames', from 0, or 'seconds' from the first frame.
+    entry: what is known of the whole video without looking at it, or None.
   """
 
   name: str
@@ -29,6 +32,7 @@ class Item:
   where: str
   segment: tuple[float, float] | None = None
   unit: str = 'frames'
+  entry: decode.IndexEntry | None = None
 
   @property
   def video(self):
@@ -71,7 +75,7 @@ def read_classes(path):
   return tuple(names)
 
 
-def read_list(path, root, classes, split):
+def read_list(path, root, classes, split, is_video=None):
   """Reads lines `path label` or `path num_frames label`.
 
   Paths, and class names where `classes` are given, may hold spaces: of the ways
@@ -83,6 +87,8 @@ def read_list(path, root, classes, split):
     root: directory that the paths are relative to.
     classes: class names, () if not known.
     split: 'train' or 'eval'.
+    is_video: function that tells whether there is a video of a name; None looks
+      for its path.
 
   Returns:
     list of Item.
@@ -90,6 +96,9 @@ def read_list(path, root, classes, split):
   Raises:
     ValueError: missing list, or a line that cannot be parsed.
   """
+  if is_video is None:
+    def is_video(name):
+      return os.path.exists(os.path.join(root, name))
   items = []
   for number, line in enumerate(read_lines(path, f'data.{split}_list'), 1):
     if not line.strip():
@@ -101,8 +110,7 @@ def read_list(path, root, classes, split):
           f"{where}: {line.strip()!r} is neither 'path label' nor "
           "'path num_frames label'")
     name, label, num_frames = next(
-        (r for r in readings if os.path.exists(os.path.join(root, r[0]))),
-        readings[0])
+        (r for r in readings if is_video(r[0])), readings[0])
     items.append(
         Item(name, os.path.join(root, name), label, num_frames, where))
   return items

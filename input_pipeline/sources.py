@@ -10,6 +10,7 @@ from absl import logging
 from input_pipeline import decode
 from input_pipeline import index
 from input_pipeline import lists
+from input_pipeline import records
 from input_pipeline import stored_flow
 
 SPLITS = ('train', 'eval')
@@ -94,12 +95,16 @@ def load(config_data, split, index_file=''):
   """
   if split not in SPLITS:
     raise ValueError(f"the split must be 'train' or 'eval', not {split!r}")
+  prepared = records.open_prepared(config_data.root)
+  has_list = bool(_list_of(config_data, split))
   if config_data.classes:
     named = lists.read_classes(_find(config_data, config_data.classes))
   else:
-    named = ()
-  if _list_of(config_data, split):
-    items, ignored = _from_list(config_data, split, named), []
+    named = prepared.classes if prepared and not has_list else ()
+  if has_list:
+    items, ignored = _from_list(config_data, split, named, prepared), []
+  elif prepared:
+    items, ignored = _from_prepared(config_data, split, prepared), []
   else:
     items, ignored = _from_folders(config_data, split)
   if not items:
@@ -107,10 +112,41 @@ def load(config_data, split, index_file=''):
         f'{_place(config_data, split)} holds no video for {split}')
   classes = named or _derive_classes(config_data, split, items)
   ids = {name: i for i, name in enumerate(classes)}
-  labels = [_label(item, ids) for item in items]
+  labels = [label_number(item, ids) for item in items]
   _check_unique(items)
   return _checked(config_data, split, items, labels, classes, ignored,
                   config_data.index_file or index_file)
+
+
+def listing(config_data):
+  """Finds the videos of all splits, without looking at them.
+
+  Args:
+    config_data: the section `data` of the configuration.
+
+  Returns:
+    ({split: [lists.Item]}, class names, [(name, reason)] of files that are no
+    videos). A folder that is not split is the split `records.WHOLE`.
+
+  Raises:
+    ValueError: as `load`.
+  """
+  named = lists.read_classes(_find(config_data, config_data.classes)) if (
+      config_data.classes) else ()
+  splits = {split: _from_list(config_data, split, named)
+            for split in SPLITS if _list_of(config_data, split)}
+  ignored = []
+  if not splits:
+    folders = _split_folders(config_data.root) or {records.WHOLE: ''}
+    for split, folder in folders.items():
+      splits[split], others = _class_folders(
+          config_data, os.path.join(config_data.root, folder))
+      ignored += others
+  for items in splits.values():
+    _check_unique(items)
+  classes = named or _derive_classes(
+      config_data, 'train', next(iter(splits.values())))
+  return splits, classes, ignored
 
 
 def gather_videos(paths, list_files=(), frame_template='{:05d}.jpg',
@@ -173,13 +209,13 @@ def _below(folder, root, first):
 def _checked(config_data, split, items, labels, classes, ignored, index_file):
   """Drops bad videos and returns the Dataset, or raises if too many are."""
   entries = index.build(
-      [item.path for item in items], config_data.index, index_file,
-      frame_template=config_data.frame_template,
+      [item.path for item in items if item.entry is None], config_data.index,
+      index_file, frame_template=config_data.frame_template,
       first_frame=config_data.first_frame)
   records, bad, facts, cut = [], [], [], []
   for item, label in zip(items, labels, strict=True):
-    entry = entries[os.path.abspath(item.path)]
-    start, num_frames, missing, reason = _extent(item, entry)
+    entry = item.entry or entries[os.path.abspath(item.path)]
+    start, num_frames, missing, reason = extent(item, entry)
     made = ''
     if config_data.modality == 'flow' and not reason:
       made, reason = _look_at_flow(config_data, item.video, num_frames, entry)
@@ -215,7 +251,7 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
                  tuple(ignored + bad), fingerprint)
 
 
-def _extent(item, entry):
+def extent(item, entry):
   """Finds which frames of a video an item is.
 
   Args:
@@ -300,11 +336,27 @@ def _place(config_data, split):
   return _list_of(config_data, split) or config_data.root
 
 
-def _from_list(config_data, split, named):
+def _from_list(config_data, split, named, prepared=None):
   path = _find(config_data, _list_of(config_data, split))
   if path.lower().endswith('.csv'):
-    return lists.read_csv(path, config_data, split)
-  return lists.read_list(path, config_data.root, named, split)
+    items = lists.read_csv(path, config_data, split)
+  else:
+    items = lists.read_list(path, config_data.root, named, split,
+                            prepared and prepared.catalog.__contains__)
+  return [prepared.find(item) for item in items] if prepared else items
+
+
+def _from_prepared(config_data, split, prepared):
+  """Returns the items of a split that a prepared folder has itself."""
+  names = ('train',) if split == 'train' else ('eval', *_EVAL_FOLDERS)
+  own = next((name for name in names if name in prepared.splits), None)
+  if own:
+    return prepared.items(own)
+  if records.WHOLE not in prepared.splits:
+    raise ValueError(
+        f'{config_data.root} has no split for {split}, only '
+        f'{", ".join(prepared.splits)}; set data.{split}_list')
+  return _share(config_data, split, prepared.items(records.WHOLE))
 
 
 def _listdir(path):
@@ -339,7 +391,14 @@ def _from_folders(config_data, split):
         f'there is nothing to load for {split}: set data.root, or '
         f'data.{split}_list')
   splits = _split_folders(root)
-  top = os.path.join(root, splits[split]) if splits else root
+  if splits:
+    return _class_folders(config_data, os.path.join(root, splits[split]))
+  items, ignored = _class_folders(config_data, root)
+  return _share(config_data, split, items), ignored
+
+
+def _class_folders(config_data, top):
+  """Returns ([Item], [(name, reason)]) of a folder of classes."""
   class_names = _folders(top)
   if not class_names:
     raise ValueError(
@@ -351,8 +410,6 @@ def _from_folders(config_data, split):
       raise ValueError(
           f'{os.path.join(top, class_name)}: the class folder holds no video; '
           'remove it or fill it')
-    if not splits and not (config_data.train_list or config_data.eval_list):
-      videos = _hold_out(videos, config_data.eval_fraction, split)
     items += videos
     ignored += others
   return items, ignored
@@ -375,6 +432,17 @@ def _class_folder(config_data, top, class_name):
     else:
       others.append((name, 'its name is not that of a video file'))
   return videos, others
+
+
+def _share(config_data, split, items):
+  """Returns a split's part of each class of a set that is not split."""
+  if config_data.train_list or config_data.eval_list:
+    return items  # the other split has a list
+  by_class = collections.defaultdict(list)
+  for item in items:
+    by_class[item.label].append(item)
+  return [item for videos in by_class.values()
+          for item in _hold_out(videos, config_data.eval_fraction, split)]
 
 
 def _hold_out(videos, fraction, split):
@@ -418,7 +486,7 @@ def _derive_classes(config_data, split, items):
   return tuple(str(i) for i in range(max(numbers) + 1))
 
 
-def _label(item, ids):
+def label_number(item, ids):
   """Returns an item's class number; a name goes before a number."""
   if item.label is None:
     return None

@@ -241,6 +241,34 @@ def _local_copy_of_url(path):
   return target
 
 
+@contextlib.contextmanager
+def only_user(folder, program):
+  """Keeps a second run of a program away from a folder, which is made.
+
+  Nothing is kept away from a folder of an object store.
+
+  Raises:
+    ValueError: the folder is in use, or cannot be made.
+  """
+  if is_url(folder):
+    yield
+    return
+  try:
+    os.makedirs(folder, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+  except OSError as error:
+    raise ValueError(f'{folder} cannot be written: {error}.') from error
+  try:
+    try:
+      # It ends with the process, however that ends.
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(f'{folder} is in use by another {program}.') from None
+    yield
+  finally:
+    os.close(handle)
+
+
 def _file_of(path):
   record = split_record(path)
   return record[0] if record else path

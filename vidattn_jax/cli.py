@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from vidattn_jax import errors
+from vidattn_jax.commands import data
 from vidattn_jax.commands import editing
 from vidattn_jax.commands import flow
 from vidattn_jax.commands import networks
@@ -12,7 +13,8 @@ from vidattn_jax.commands import videos
 
 _COMMANDS = (videos.add_predict, videos.add_explain, scores.add_fuse,
              scores.add_compare, networks.add_complexity, networks.add_convert,
-             flow.add_flow, editing.add_edit, editing.add_edits)
+             data.add_prepare, flow.add_flow, editing.add_edit,
+             editing.add_edits)
 
 
 def main(argv=None):

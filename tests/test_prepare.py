@@ -1,0 +1,264 @@
+"""Data sets turned into shards: the same frames, the same bytes, once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import fsspec
+import numpy as np
+from PIL import Image
+import pytest
+
+from configs import common
+from input_pipeline import batches
+from input_pipeline import prepare
+from input_pipeline import records
+from input_pipeline import sources
+from input_pipeline import storage
+from input_pipeline import synthetic
+
+# Encoder, pixel format, options and number of frames of each video.
+VIDEOS = {
+    'jump/gop.mp4': ('libx264', 'yuv420p', {'g': '12', 'bf': '0'}, 20),
+    'jump/bframes.avi': ('mpeg4', 'yuv420p', {'g': '12', 'bf': '2'}, 25),
+    'jump/long.mp4': ('libx264', 'yuv420p', {'g': '250', 'bf': '3'}, 30),
+    'run/deep.mp4': ('libx264', 'yuv420p10le', {'g': '12'}, 16),
+    'run/plain.avi': ('mpeg4', 'yuv420p', {'g': '12'}, 18),
+    'run/full_range.avi': ('mjpeg', 'yuvj420p', {}, 16),
+}
+FRAMES = {name: count for name, (*_, count) in VIDEOS.items()} | {
+    'run/frames': 17}
+
+
+def scene(count, seed, height=48, width=64):
+  """A smooth moving texture, which encoders keep well."""
+  rng = np.random.default_rng(seed)
+  small = rng.integers(0, 255, (8, 12, 3), dtype=np.uint8)
+  large = np.asarray(Image.fromarray(small).resize(
+      (width + count, height), Image.Resampling.BICUBIC))
+  return np.stack([large[:, i:i + width] for i in range(count)])
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+  """A folder of classes: files of many kinds, and a folder of frames."""
+  root = tmp_path_factory.mktemp('corpus')
+  for i, (name, (codec, pix_fmt, options, count)) in enumerate(VIDEOS.items()):
+    (root / name).parent.mkdir(exist_ok=True)
+    synthetic.encode(str(root / name), scene(count, i), codec,
+                     pix_fmt=pix_fmt, options=options)
+  folder = root / 'run' / 'frames'
+  folder.mkdir()
+  for i, frame in enumerate(scene(FRAMES['run/frames'], 9)):
+    Image.fromarray(frame).save(folder / f'{i + 1:05d}.jpg')
+  (root / 'jump' / 'broken.mp4').write_bytes(b'no video at all')
+  (root / 'jump' / 'notes.doc').write_bytes(b'')
+  return root
+
+
+def data(root, **values):
+  section = common.get_config().data
+  section.root = str(root)
+  section.max_bad_fraction = 0.2
+  section.update(values)
+  return section
+
+
+def make(corpus, out, profile='copy', num_shards=3, name='clips', recipe=(),
+         lists=(), **options):
+  """Prepares in this process, as the command does."""
+  return prepare.run(
+      prepare.find(name, data(corpus, **dict(lists))), str(out),
+      prepare.make_recipe(profile, **dict(recipe)), num_shards=num_shards,
+      max_bad_fraction=0.2, **options)
+
+
+@pytest.fixture(scope='module')
+def copied(corpus, tmp_path_factory):
+  return make(corpus, tmp_path_factory.mktemp('copied'))
+
+
+def read(record, config_data, indices=None):
+  return batches.read_frames(
+      record, range(record.num_frames) if indices is None else indices,
+      config_data)
+
+
+def test_the_report_counts_and_names(copied):
+  assert copied.videos == {'videos': 7}
+  assert copied.frames == sum(FRAMES.values())
+  assert [name for name, _ in copied.dropped] == ['jump/broken.mp4']
+  assert 'not a video' in copied.dropped[0][1]
+  assert [name for name, _ in copied.ignored] == ['jump/notes.doc']
+  assert copied.shards == 3 and copied.kept == 0
+  with open(os.path.join(copied.root, 'report.json'), encoding='utf-8') as file:
+    stored = json.load(file)
+  assert stored['frames'] == copied.frames
+  assert stored['dropped'] == [list(copied.dropped[0])]
+  assert 'Dropped jump/broken.mp4' in str(copied)
+  sizes = [os.path.getsize(os.path.join(copied.root, name))
+           for name in os.listdir(copied.root) if '.array_record-' in name]
+  assert copied.stored_bytes == sum(sizes)
+
+
+def test_folder_and_records_are_one_data_set(corpus, copied):
+  for split in sources.SPLITS:
+    folder = sources.load(data(corpus), split)
+    prepared = sources.load(data(copied.root), split)
+    assert prepared.classes == folder.classes == ('jump', 'run')
+    assert [(r.name, r.label, r.num_frames) for r in prepared.records] == (
+        [(r.name, r.label, r.num_frames) for r in folder.records])
+    assert prepared.fingerprint == folder.fingerprint
+    bad = [item for item in folder.dropped if 'notes' not in item[0]]
+    assert list(prepared.dropped) == bad
+    for a, b in zip(folder.records, prepared.records, strict=True):
+      assert storage.split_record(b.path)
+      assert a.entry.pts == b.entry.pts
+      np.testing.assert_array_equal(read(a, data(corpus)),
+                                    read(b, data(copied.root)))
+      indices = [a.num_frames - 1, 3, 3]
+      np.testing.assert_array_equal(read(a, data(corpus), indices),
+                                    read(b, data(copied.root), indices))
+
+
+def test_records_are_not_probed_again(copied, monkeypatch):
+  monkeypatch.setattr(sources.index, 'build', lambda paths, *_, **__: (
+      {} if not paths else pytest.fail(f'asked for {paths}')))
+  assert len(sources.load(data(copied.root), 'train').records) == 5
+
+
+_TFDS = '''
+import hashlib, json, sys
+import tensorflow_datasets as tfds
+out, root = sys.argv[1:]
+sets = {}
+for name, source in (
+    ('by_name', tfds.data_source('clips', data_dir=out, split='videos')),
+    ('by_folder', tfds.builder_from_directory(root).as_data_source('videos'))):
+  sets[name] = [
+      [row['name'].decode(), [text.decode() for text in row['labels']],
+       [int(i) for i in row['label_ids']], row['suffix'].decode(),
+       row['num_frames'], hashlib.sha256(row['video']).hexdigest()]
+      for row in source]
+assert not [m for m in sys.modules if m.partition('.')[0] == 'tensorflow']
+print(json.dumps(sets))
+'''
+
+
+def test_tensorflow_datasets_reads_the_folder_without_tensorflow(
+    corpus, copied):
+  out = os.path.dirname(os.path.dirname(copied.root))
+  done = subprocess.run([sys.executable, '-c', _TFDS, out, copied.root],
+                        capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  sets = json.loads(done.stdout.splitlines()[-1])
+  assert sets['by_name'] == sets['by_folder']
+  import hashlib
+  rows = {row[0]: row[1:] for row in sets['by_name']}
+  assert list(rows) == sorted(FRAMES)
+  for name, (labels, ids, suffix, num_frames, digest) in rows.items():
+    label = name.partition('/')[0]
+    assert (labels, ids) == ([label], [('jump', 'run').index(label)])
+    assert num_frames == FRAMES[name]
+    if name != 'run/frames':
+      blob = (corpus / name).read_bytes()
+      assert suffix == os.path.splitext(name)[1]
+      assert digest == hashlib.sha256(blob).hexdigest()
+
+
+def test_frames_of_a_folder_are_stored_unchanged(corpus, copied):
+  import zipfile
+  entry = records.read_catalog(copied.root)['run/frames']
+  assert (entry.label, entry.split) == ('run', 'videos')
+  with zipfile.ZipFile(storage.media(entry.place)) as archive:
+    names = sorted(os.listdir(corpus / 'run' / 'frames'))
+    assert archive.namelist() == names
+    for name in names:
+      assert archive.read(name) == (
+          corpus / 'run' / 'frames' / name).read_bytes()
+
+
+def stream(root, workers, steps=3):
+  """Returns the bytes of the training stream."""
+  config = common.get_config()
+  config.data = data(root, workers=workers, threads=1, resize=48)
+  config.batch_size = 4
+  config.model.num_frames = 4
+  config.model.crop_size = (32, 32)
+  dataset = sources.load(config.data, 'train')
+  return [(batch['index'].tolist(), batch['label'].tolist(),
+           batch['mask'].tolist(), batch['video'].tobytes())
+          for batch in batches.train_batches(
+              dataset, config, start_step=0, num_steps=steps)]
+
+
+def test_the_training_stream_is_the_same_from_folder_and_records(
+    corpus, copied):
+  assert stream(corpus, 0) == stream(copied.root, 0)
+
+
+@pytest.mark.slow
+def test_the_training_stream_is_the_same_at_any_number_of_workers(
+    corpus, copied):
+  expected = stream(corpus, 0)
+  for root in (corpus, copied.root):
+    for workers in (1, 2):
+      assert stream(root, workers) == expected
+
+
+def test_splits_of_folders_are_splits(corpus, tmp_path):
+  root = tmp_path / 'split'
+  root.mkdir()
+  for split in ('train', 'val'):
+    (root / split).symlink_to(corpus)
+  report = make(root, tmp_path / 'out')
+  assert report.videos == {'train': 7, 'eval': 7}
+  for split in sources.SPLITS:
+    a, b = sources.load(data(root), split), sources.load(
+        data(report.root), split)
+    assert [r.name for r in a.records] == [r.name for r in b.records]
+    assert a.fingerprint == b.fingerprint
+
+
+def test_overlapping_lists_are_lists_in_one_prepared_folder(corpus, tmp_path):
+  train = tmp_path / 'train1.txt'
+  train.write_text('jump/gop.mp4 jump\nrun/deep.mp4 run\nrun/frames run\n'
+                   'jump/none.mp4 jump\n')
+  test = tmp_path / 'test1.txt'
+  test.write_text('run/plain.avi run\njump/gop.mp4 jump\n')
+  report = make(corpus, tmp_path / 'out', lists={
+      'train_list': str(train), 'eval_list': str(test)})
+  assert report.videos == {'videos': 4}
+  assert report.dropped == (('jump/none.mp4', 'no such file'),)
+  for lists in ({'train_list': 'train.txt', 'eval_list': 'eval.txt'},
+                {'train_list': str(train), 'eval_list': str(test)}):
+    section = data(report.root, classes='classes.txt', max_bad_fraction=0.3,
+                   **lists)
+    found = sources.load(section, 'train')
+    assert [(r.name, r.label) for r in found.records] == [
+        ('jump/gop.mp4', 0), ('run/deep.mp4', 1), ('run/frames', 1)]
+    assert [name for name, _ in found.dropped] == ['jump/none.mp4']
+    assert [r.name for r in sources.load(section, 'eval').records] == [
+        'run/plain.avi', 'jump/gop.mp4']
+
+
+def test_a_store_takes_and_gives_a_prepared_set(corpus, tmp_path, monkeypatch):
+  monkeypatch.setenv('VIDATTN_CACHE', str(tmp_path / 'cache'))
+  files = fsspec.filesystem('memory')
+  files.store.clear()
+  storage._local_copy_of_url.cache_clear()
+  try:
+    report = make(corpus, 'memory://bucket/out')
+    assert report.root == 'memory://bucket/out/clips/1.0.0'
+    local = sources.load(data(corpus), 'train')
+    remote = sources.load(data(report.root), 'train')
+    assert remote.fingerprint == local.fingerprint
+    for a, b in zip(local.records, remote.records, strict=True):
+      np.testing.assert_array_equal(read(a, data(corpus)),
+                                    read(b, data(report.root)))
+    again = make(corpus, 'memory://bucket/out')
+    assert again.kept == again.shards == 3
+  finally:
+    files.store.clear()
+    storage._local_copy_of_url.cache_clear()

@@ -1,0 +1,104 @@
+"""Commands for data sets: preparing, checking and measuring them."""
+
+import argparse
+import os
+import sys
+
+
+def add_prepare(commands):
+  """Adds `vidattn prepare`."""
+  parser = commands.add_parser(
+      'prepare', help='turn the files of a data set into shards, once',
+      usage='vidattn prepare SOURCE --out=DIR --name=NAME [option ...] '
+      '[-- Beam option ...]',
+      description='Writes shards of encoded videos to DIR/NAME/1.0.0, which a '
+      'training takes as data.root, and TensorFlow Datasets as a data set. The '
+      'same command goes on where a stopped or killed one was. Options behind '
+      '-- are those of an Apache Beam pipeline (--runner=..., ...) and take '
+      'the work to other machines; SOURCE and DIR must be places that these '
+      'know.',
+      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+  parser.add_argument('source', metavar='SOURCE', help='root of the videos: '
+                      'folders of classes, also in train/ and val/')
+  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--name', required=True, help='of the data set: small '
+                      'letters, digits and _')
+  parser.add_argument('--profile', default='copy', help='copy (files as they '
+                      'are), fast (small H.264 that decodes and seeks fast) or '
+                      'jpeg (frames as JPEG)')
+  parser.add_argument('--shards', type=int, default=8, metavar='N',
+                      help='files of each split')
+  parser.add_argument('--workers', type=int, default=os.cpu_count(),
+                      metavar='N', help='processes on this machine')
+  parser.add_argument('--max-bad-fraction', type=float, default=0.05,
+                      metavar='X', help='share of the videos that may be '
+                      'unusable')
+  parser.add_argument('--retry', action='store_true', help='make shards anew '
+                      'that have dropped videos')
+  _add_lists(parser)
+  parser.add_argument('--short-side', type=int, default=256, metavar='PIXELS',
+                      help='fast, jpeg: of the frames, never enlarged; 0 keeps '
+                      'the size')
+  parser.add_argument('--gop', type=int, default=12, metavar='N',
+                      help='fast: frames from key frame to key frame')
+  parser.add_argument('--crf', type=int, default=20, metavar='N',
+                      help='fast: quality, 0 (lossless) to 51')
+  parser.add_argument('--preset', default='medium', metavar='WORD',
+                      help="fast: x264's word for how hard it tries")
+  parser.add_argument('--quality', type=int, default=95, metavar='N',
+                      help='jpeg: 1 to 95')
+  parser.add_argument('--keep-rotation', action='store_true', help='fast, '
+                      'jpeg: leave frames as they are stored, not upright')
+  parser.add_argument('beam', nargs='*', metavar='-- ...', help='options of '
+                      'the Beam pipeline')
+  parser.set_defaults(run=_prepare)
+
+
+def _add_lists(parser):
+  """Adds what names the videos; see `data` in configs/common.py."""
+  group = parser.add_argument_group(
+      'lists of the videos, as in the configuration of a training')
+  group.add_argument('--train-list', default='', metavar='FILE')
+  group.add_argument('--eval-list', default='', metavar='FILE')
+  group.add_argument('--classes', default='', metavar='FILE')
+  for key, value in (('path', 'path'), ('label', 'label'), ('frames', ''),
+                     ('split', ''), ('train', 'train'), ('eval', 'val'),
+                     ('start', ''), ('stop', ''), ('unit', 'frames')):
+    group.add_argument(f'--csv-{key}', default=value, metavar='WORD')
+  group.add_argument('--frame-template', default='{:05d}.jpg', metavar='NAME',
+                     help='file names in folders of frames')
+  group.add_argument('--first-frame', type=int, default=1, metavar='N')
+
+
+def _config_data(arguments):
+  """Returns the part of a configuration's `data` that names videos."""
+  import ml_collections
+  return ml_collections.ConfigDict({'root': arguments.source} | {
+      key: getattr(arguments, key)
+      for key in ('train_list', 'eval_list', 'classes', 'csv_path',
+                  'csv_label', 'csv_frames', 'csv_split', 'csv_train',
+                  'csv_eval', 'csv_start', 'csv_stop', 'csv_unit',
+                  'frame_template', 'first_frame')})
+
+
+def _prepare(arguments):
+  import tqdm
+
+  from input_pipeline import prepare
+  recipe = prepare.make_recipe(
+      arguments.profile, arguments.short_side, arguments.gop, arguments.crf,
+      arguments.preset, arguments.quality, not arguments.keep_rotation)
+  data_set = prepare.find(arguments.name, _config_data(arguments))
+  with tqdm.tqdm(unit='video', file=sys.stderr) as bar:
+
+    def progress(done, total):
+      bar.total = total
+      bar.update(done - bar.n)
+
+    report = prepare.run(
+        data_set, arguments.out, recipe, num_shards=arguments.shards,
+        workers=arguments.workers, retry=arguments.retry,
+        max_bad_fraction=arguments.max_bad_fraction, options=arguments.beam,
+        progress=progress)
+  print(report)
+  return 0
