@@ -5,7 +5,7 @@ python main.py --config=configs/three_branch_ucf_hmdb.py:ucf101,1 \\
 python main.py --mode=evaluate --config.data.resize=224 --config=... (as above)
 
 The argument names the data (ucf101, hmdb51) and the split (1, 2, 3), whose
-lists `python -m input_pipeline.official_splits` writes from the owners' files;
+lists `vidattn datasets ucf101 FOLDER` writes from the owners' files;
 `vidattn fuse` takes the weighted mean of the splits. KINETICS is the workdir
 of configs/tcnn_kinetics.py. Every evaluation tells the accuracy of each branch
 beside that of all; the second command is the paper's test, with a short side of

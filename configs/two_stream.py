@@ -10,8 +10,8 @@ vidattn fuse DIR/rgb1/eval/step*.npz DIR/flow1/eval/step*.npz
 
 The argument names the network (tstam; tsn, the baseline; tsn_se, the baseline
 with channel attention), the data (ucf101, hmdb51), the stream (rgb, flow) and
-the split (1, 2, 3), whose lists `python -m input_pipeline.official_splits`
-writes from the owners' files. IMAGENET is what `vidattn convert bninception.pth
+the split (1, 2, 3), whose lists `vidattn datasets hmdb51 FOLDER` writes from
+the owners' files. IMAGENET is what `vidattn convert bninception.pth
 --model=tsn_bninception --out=IMAGENET` wrote; the flow stream takes the mean of
 its first kernels over RGB. Without `flow_root` the flow is computed on the
 device, in every step.

@@ -102,3 +102,58 @@ def _prepare(arguments):
         progress=progress)
   print(report)
   return 0
+
+
+def add_datasets(commands):
+  """Adds `vidattn datasets`."""
+  parser = commands.add_parser(
+      'datasets', help="make a named data set's lists from its owners' files",
+      description='Reads a data set as its owners hand it out, compares it '
+      'with what was published, and writes the lists that configurations read. '
+      'What to unpack where: docs/data.md.')
+  parser.add_argument('name', metavar='NAME', help='diving48, egtea, epic55, '
+                      'hmdb51, kinetics400, something_v1, something_v2, '
+                      'thumos14 or ucf101')
+  parser.add_argument('folder', metavar='FOLDER', help='holds annotations and '
+                      'videos, in folders of any name')
+  parser.add_argument('--out', default='', metavar='DIR', help='where the '
+                      'lists are written (default: the folder of the videos)')
+  parser.add_argument('--unpack', action='store_true', help='first unpack the '
+                      'archives below FOLDER, each beside itself, once')
+  parser.add_argument('--partial', action='store_true', help='say what differs '
+                      'from what was published, and list what is there')
+  parser.set_defaults(run=_datasets)
+
+
+def _datasets(arguments):
+  from input_pipeline import datasets
+  from input_pipeline.layouts import archives
+  if arguments.unpack:
+    for archive, outcome in archives.unpack(arguments.folder):
+      print(f'{archive}: {outcome}', flush=True)
+  found = datasets.read(arguments.name, arguments.folder)
+  wrong = datasets.differences(found)
+  absent = datasets.missing(found)
+  if absent:
+    videos = {row.path for rows in found.splits.values() for row in rows}
+    wrong.append(f'{len(absent)} of {len(videos)} videos are not below '
+                 f'{found.root}: {", ".join(absent[:5])}'
+                 f'{" ..." * (len(absent) > 5)}')
+  if wrong and not arguments.partial:
+    raise ValueError(f'{found.name} in {arguments.folder} is not what was '
+                     f'published; --partial lists what is there:\n  '
+                     + '\n  '.join(wrong))
+  for difference in wrong:
+    print(f'WARNING: {difference}')
+  found = datasets.without(found, absent)
+  bare = [key for key, rows in found.splits.items() if not rows]
+  if len(bare) == len(found.splits):
+    raise ValueError(f'{arguments.folder} holds no video of {found.name}')
+  places = datasets.write(found, arguments.out)
+  print(f'{found.name}. Split: {found.rule}.')
+  numbers = datasets.counts(found)
+  width = max(map(len, places))
+  for key, place in places.items():
+    print(f'  {key:{width}} {numbers[key]:7,} {place}')
+  print('Read them with\n  ' + ' \\\n  '.join(datasets.flags(found, places)))
+  return 0

@@ -1,0 +1,1 @@
+"""How the owners of data sets lay their files out: one reader for each."""
