@@ -5,6 +5,7 @@ import sys
 
 from vidattn_jax import errors
 from vidattn_jax.commands import data
+from vidattn_jax.commands import detection
 from vidattn_jax.commands import editing
 from vidattn_jax.commands import flow
 from vidattn_jax.commands import networks
@@ -14,7 +15,8 @@ from vidattn_jax.commands import videos
 _COMMANDS = (videos.add_predict, videos.add_explain, scores.add_fuse,
              scores.add_compare, networks.add_complexity, networks.add_convert,
              data.add_datasets, data.add_prepare, flow.add_flow,
-             editing.add_edit, editing.add_edits)
+             editing.add_edit, editing.add_edits,
+             detection.add_evaluate_detections)
 
 
 def main(argv=None):

@@ -70,6 +70,33 @@ def mean_temporal_loss(outputs, batch, gamma: float):
   return values.sum() / jnp.maximum((mask.sum(1) > 0).sum(), 1)
 
 
+def overlap_loss(logits, labels, overlaps, weight: float = 1.0):
+  """Computes the loss of S-CNN's localisation network.
+
+  Shou et al., "Temporal Action Localization in Untrimmed Videos via
+  Multi-stage CNNs", CVPR 2016, section 3.3: beside the cross-entropy, windows
+  that overlap an action little get less of their class's probability.
+
+  Args:
+    logits: [N, K], class 0 is background.
+    labels: int32 [N].
+    overlaps: [N], of the window with its action, in (0, 1]; not used of
+      background.
+    weight: factor of the second part.
+
+  Returns:
+    (cross-entropy [N], overlap loss [N]); the loss is the mean of the sum.
+  """
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  chance = jnp.exp(-entropy)
+  is_action = labels > 0
+  # Background has no overlap; its root must not become infinite.
+  overlaps = jnp.where(is_action, overlaps, 1.0)
+  overlap = 0.5 * (chance ** 2 / overlaps ** 0.25 - 1)
+  return entropy, weight * jnp.where(is_action, overlap, 0.0)
+
+
 def mix_clips(rng, video, targets, mixup_alpha: float, cutmix_alpha: float):
   """Blends each clip with another one of the batch, as mixup or cutmix.
 

@@ -1,0 +1,320 @@
+"""Where actions are in untrimmed videos: files of true and detected segments.
+
+A video's truth is a dict of `segments` [(start s, end s, class number)],
+`ambiguous` [(start s, end s)] (of no certain class) and `duration` in seconds,
+None where the file does not tell it.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+
+import numpy as np
+
+from input_pipeline import lists
+
+# Classes of THUMOS'14's detection task, and their numbers in its files, which
+# are those of UCF101.
+THUMOS14 = {
+    'BaseballPitch': 7, 'BasketballDunk': 9, 'Billiards': 12,
+    'CleanAndJerk': 21, 'CliffDiving': 22, 'CricketBowling': 23,
+    'CricketShot': 24, 'Diving': 26, 'FrisbeeCatch': 31, 'GolfSwing': 33,
+    'HammerThrow': 36, 'HighJump': 40, 'JavelinThrow': 45, 'LongJump': 51,
+    'PoleVault': 68, 'Shotput': 79, 'SoccerPenalty': 85, 'TennisSwing': 92,
+    'ThrowDiscus': 93, 'VolleyballSpiking': 97}
+# What columns of a table may be called; the first is the usual name.
+_COLUMNS = {'video': ('video', 'path', 'name'),
+            'start': ('start', 'start_s', 't_start'),
+            'end': ('end', 'end_s', 't_end'),
+            'label': ('label', 'class'), 'score': ('score',),
+            'subset': ('subset', 'split')}
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+  """True segments of a subset.
+
+  Attributes:
+    classes: class names of all subsets; segments have their places here.
+    videos: {name: truth, see above}.
+    subset: name of the subset; '' where the file has none.
+  """
+  classes: tuple
+  videos: dict
+  subset: str = ''
+
+
+def read(path, subset=None) -> Annotations:
+  """Reads true segments.
+
+  Args:
+    path: JSON in the layout of ActivityNet (`database`) or with `classes` and
+      `subsets`; a CSV table with the columns video, start, end, label and
+      perhaps subset; or a folder of THUMOS'14, of files Class_test.txt.
+    subset: which videos; may be left out if there is one subset only.
+
+  Returns:
+    The annotations, classes in alphabetical order unless the file has its own.
+
+  Raises:
+    ValueError: a file is missing or none of these, a class is unknown, or the
+      subset is; one sentence.
+  """
+  if os.path.isdir(path):
+    subsets, classes = _read_thumos14(path), tuple(THUMOS14)
+  elif str(path).endswith('.csv'):
+    subsets, classes = _read_table(path)
+  else:
+    subsets, classes = _read_json(path)
+  if not subsets:
+    raise ValueError(f'{path}: it annotates no video')
+  if subset is None and len(subsets) == 1:
+    subset = next(iter(subsets))
+  if subset not in subsets:
+    asked = f'no subset {subset!r}' if subset else 'several subsets'
+    raise ValueError(f'{path}: it has {asked}; choose '
+                     f'{" or ".join(sorted(map(repr, subsets)))}')
+  return Annotations(classes, subsets[subset], subset)
+
+
+def _truth(duration=None):
+  return {'segments': [], 'ambiguous': [], 'duration': duration}
+
+
+def _load_json(path):
+  try:
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+  except FileNotFoundError:
+    raise ValueError(f'{path}: no such file') from None
+  except (ValueError, OSError) as error:
+    raise ValueError(f'{path}: it cannot be read as JSON ({error})') from error
+  if not isinstance(content, dict):
+    raise ValueError(f'{path}: it holds no JSON object')
+  return content
+
+
+def _read_json(path):
+  """Returns ({subset: {video: truth}}, classes)."""
+  content = _load_json(path)
+  if 'database' in content:
+    return _read_activitynet(path, content)
+  if 'classes' not in content or 'subsets' not in content:
+    raise ValueError(f'{path}: it has neither database, as ActivityNet has, '
+                     'nor classes and subsets')
+  subsets = {}
+  for subset, videos in content['subsets'].items():
+    subsets[subset] = {name: {
+        **_truth(video.get('duration')),
+        'segments': [tuple(row) for row in video.get('segments', ())],
+        'ambiguous': [tuple(row) for row in video.get('ambiguous', ())]}
+                       for name, video in videos.items()}
+  return subsets, tuple(content['classes'])
+
+
+def _read_activitynet(path, content):
+  """Returns ({subset: {video: truth}}, classes) of `database`."""
+  database = content['database']
+  used = {a.get('label') for video in database.values()
+          for a in video.get('annotations', ())}
+  if None in used:
+    raise ValueError(f'{path}: an annotation has no label')
+  taxonomy = content.get('taxonomy') or []
+  # ActivityNet's is a tree; names alone are the classes themselves.
+  named = [name for name in taxonomy if isinstance(name, str)]
+  classes = tuple(named or sorted(used))
+  _check_classes(path, used, classes)
+  subsets = {}
+  for name, video in database.items():
+    truth = _truth(video.get('duration'))
+    for annotation in video.get('annotations', ()):
+      segment = annotation.get('segment')
+      if not isinstance(segment, list) or len(segment) != 2:
+        raise ValueError(f'{path}: {name} has the segment {segment!r}; it '
+                         'must be two times in seconds')
+      truth['segments'].append(
+          (*map(float, segment), classes.index(annotation['label'])))
+    subsets.setdefault(video.get('subset', ''), {})[name] = truth
+  return subsets, classes
+
+
+def _check_classes(where, used, classes):
+  """Raises a ValueError if a class is not one of those that there are."""
+  strange = sorted(set(used) - set(classes))
+  if strange:
+    raise ValueError(f'{where}: there is no class {strange[0]!r} '
+                     f'({len(strange)} such); the classes are '
+                     f'{", ".join(classes)}')
+
+
+def _read_thumos14(folder):
+  """Returns {subset: {video: truth}} of files such as Billiards_test.txt."""
+  subsets = {}
+  files = sorted(name for name in os.listdir(folder)
+                 if re.fullmatch(r'[A-Za-z]+_(val|test)\.txt', name))
+  if not files:
+    raise ValueError(f'{folder}: it has no files such as Billiards_test.txt')
+  # A class that is missing would only make its detections false.
+  for subset in {name[:-4].split('_')[1] for name in files}:
+    for kind in THUMOS14:
+      if f'{kind}_{subset}.txt' not in files:
+        raise ValueError(f'{folder}: {kind}_{subset}.txt is missing')
+  for file in files:
+    kind, subset = file[:-4].split('_')
+    if kind != 'Ambiguous':
+      _check_classes(os.path.join(folder, file), [kind], tuple(THUMOS14))
+    videos = subsets.setdefault(subset, {})
+    path = os.path.join(folder, file)
+    for number, line in enumerate(lists.read_lines(path, 'segments'), 1):
+      words = line.split()
+      if not words:
+        continue
+      if len(words) != 3:
+        raise ValueError(f"{path}, line {number}: it is not 'video start end'")
+      times = tuple(_number(word, f'{path}, line {number}')
+                    for word in words[1:])
+      truth = videos.setdefault(words[0], _truth())
+      if kind == 'Ambiguous':
+        truth['ambiguous'].append(times)
+      else:
+        truth['segments'].append((*times, list(THUMOS14).index(kind)))
+  return subsets
+
+
+def _number(text, where):
+  try:
+    return float(text)
+  except (TypeError, ValueError):
+    raise ValueError(f'{where}: {text!r} is no number') from None
+
+
+def _rows(path, wanted):
+  """Yields (where, {column: text}) of a CSV table."""
+  lines = lists.read_lines(path, 'segments', keepends=True)
+  rows = csv.DictReader(lines)
+  header = rows.fieldnames or []
+  found = {column: next((n for n in _COLUMNS[column] if n in header), None)
+           for column in _COLUMNS}
+  for column in wanted:
+    if found[column] is None:
+      raise ValueError(f'{path}: it has no column {column!r}; its columns are '
+                       f'{", ".join(header) or "none"}')
+  for row in rows:
+    yield f'{path}, line {rows.line_num}', {
+        column: (row[name] or '').strip()
+        for column, name in found.items() if name}
+
+
+def _read_table(path):
+  """Returns ({subset: {video: truth}}, classes)."""
+  rows = list(_rows(path, ('video', 'start', 'end', 'label')))
+  classes = tuple(sorted({row['label'] for _, row in rows}))
+  subsets = {}
+  for where, row in rows:
+    videos = subsets.setdefault(row.get('subset', ''), {})
+    truth = videos.setdefault(row['video'], _truth())
+    truth['segments'].append((
+        _number(row['start'], where), _number(row['end'], where),
+        classes.index(row['label'])))
+  return subsets, classes
+
+
+def read_detections(path, annotations) -> dict:
+  """Reads detected segments.
+
+  Args:
+    path: JSON in the layout of ActivityNet (`results`), a CSV table with the
+      columns video, start, end, label and score, a text file of THUMOS'14
+      (lines `video start end class-number score`), or an `.npz` file of arrays
+      of these names.
+    annotations: what the detections are about. Classes are names or, in
+      `.npz` files, numbers from 0. Videos that are numbers, as in `.npz` files
+      of THUMOS'14, are those whose names end in them.
+
+  Returns:
+    Dict of arrays of N rows, in the order of the file: `video` (names),
+    `start`, `end` (seconds), `label` (class numbers) and `score`.
+
+  Raises:
+    ValueError: the file is missing or none of these, or a class is unknown;
+      one sentence.
+  """
+  kind = os.path.splitext(path)[1]
+  if kind == '.npz':
+    return _read_arrays(path, annotations)
+  if kind == '.csv':
+    columns = ('video', 'start', 'end', 'label', 'score')
+    rows = [(where, *(row[c] for c in columns))
+            for where, row in _rows(path, columns)]
+  elif kind == '.txt':
+    rows = list(_thumos14_rows(path))
+  else:
+    rows = list(_result_rows(path))
+  places = {name: i for i, name in enumerate(annotations.classes)}
+  _check_classes(path, {row[4] for row in rows}, annotations.classes)
+  return {'video': np.asarray([row[1] for row in rows], str),
+          **{key: np.asarray([_number(row[i], row[0]) for row in rows], float)
+             for key, i in (('start', 2), ('end', 3), ('score', 5))},
+          'label': np.asarray([places[row[4]] for row in rows], int)}
+
+
+def _thumos14_rows(path):
+  """Yields (where, video, start, end, class, score)."""
+  classes = {str(number): name for name, number in THUMOS14.items()}
+  for number, line in enumerate(lists.read_lines(path, 'detections'), 1):
+    words = line.split()
+    where = f'{path}, line {number}'
+    if not words:
+      continue
+    if len(words) != 5:
+      raise ValueError(f"{where}: it is not 'video start end class score'")
+    yield where, *words[:3], classes.get(words[3], words[3]), words[4]
+
+
+def _result_rows(path):
+  """Yields (where, video, start, end, class, score)."""
+  results = _load_json(path).get('results')
+  if not isinstance(results, dict):
+    raise ValueError(f'{path}: it has no results, as ActivityNet has')
+  for video, found in results.items():
+    for i, one in enumerate(found):
+      where = f'{path}, detection {i} of {video}'
+      try:
+        yield (where, video, *one['segment'][:2], str(one['label']),
+               one['score'])
+      except (KeyError, IndexError, TypeError):
+        raise ValueError(f'{where}: it is not {{label, score, segment}}'
+                        ) from None
+
+
+def _read_arrays(path, annotations):
+  keys = ('video', 'start', 'end', 'label', 'score')
+  try:
+    with np.load(path, allow_pickle=False) as data:
+      columns = {key: data[key] for key in keys}
+  except FileNotFoundError:
+    raise ValueError(f'{path}: no such file') from None
+  except (KeyError, ValueError, OSError, EOFError) as error:
+    raise ValueError(f'{path}: it holds no detections '
+                     f'({str(error)[:80]})') from None
+  if columns['video'].dtype.kind in 'iu':
+    by_number = {}
+    for name in annotations.videos:
+      digits = re.search(r'\d+$', name)
+      if digits:
+        by_number.setdefault(int(digits[0]), []).append(name)
+    double = next((v for v in by_number.values() if len(v) > 1), None)
+    if double:
+      raise ValueError(f'{path}: its videos are numbers, but {double[0]} and '
+                       f'{double[1]} end in the same; write names')
+    columns['video'] = np.asarray([
+        by_number.get(number, [str(number)])[0]
+        for number in columns['video'].tolist()])
+  if columns['label'].dtype.kind not in 'iu':
+    labels = [str(label) for label in columns['label']]
+    _check_classes(path, labels, annotations.classes)
+    columns['label'] = np.asarray(
+        [annotations.classes.index(label) for label in labels], int)
+  return columns

@@ -1,0 +1,1 @@
+"""Finding actions in time: segments, and how detections are judged."""

@@ -1,0 +1,100 @@
+"""Windows of several lengths, and what S-CNN makes of their scores.
+
+Shou et al., "Temporal Action Localization in Untrimmed Videos via Multi-stage
+CNNs", CVPR 2016. Times are frame / rate with frames counted from 1, as in its
+code.
+"""
+
+import numpy as np
+
+from vidattn_jax.detection import segments as segments_lib
+
+LENGTHS = (16, 32, 64, 128, 256, 512)
+# Frames of each second of the videos that it looks at.
+RATE = 25.0
+
+
+def slide(num_frames: int, lengths=LENGTHS, overlap: float = 0.75):
+  """Lays windows of several lengths over a video.
+
+  Args:
+    num_frames: frames of the video.
+    lengths: of the windows, in frames.
+    overlap: share that two neighbours of one length have in common.
+
+  Returns:
+    (first frames int [W], from 1; lengths int [W]); of each length as many as
+    fit. A video shorter than the shortest has none.
+  """
+  found = [(start, length) for length in lengths
+           for start in range(1, num_frames - length + 2,
+                              max(round(length * (1 - overlap)), 1))]
+  starts, chosen = np.asarray(found, int).reshape(-1, 2).T
+  return starts, chosen
+
+
+def to_seconds(starts, lengths, rate: float = RATE) -> np.ndarray:
+  """Returns the times of windows, float64 [W, 2], of first and last frame."""
+  starts, lengths = np.asarray(starts, int), np.asarray(lengths, int)
+  return np.stack([starts, starts + lengths - 1], -1) / rate
+
+
+def length_prior(seconds, labels, num_classes: int, lengths=LENGTHS,
+                 rate: float = RATE) -> np.ndarray:
+  """Counts how often actions of each class are about as long as a window.
+
+  Args:
+    seconds: lengths of training segments, float [G].
+    labels: their classes, int [G].
+    num_classes: number of classes, K.
+    lengths: of the windows, in frames, S of them; or in seconds if `rate` is
+      None.
+    rate: frames of each second.
+
+  Returns:
+    float64 [S, K]: of a class, the share of segments whose length is within a
+    factor of two of each window's; columns sum to 1, or are 0 without any.
+  """
+  seconds, labels = np.asarray(seconds, float), np.asarray(labels, int)
+  window = np.asarray(lengths, float)
+  if rate is not None:
+    window = (window - 1) / rate
+  near = (seconds >= window[:, None] / 2) & (seconds <= window[:, None] * 2)
+  counts = np.stack([np.bincount(labels[row], minlength=num_classes)
+                     for row in near]).astype(float)
+  return counts / np.maximum(counts.sum(0), 1)
+
+
+def rank(detections, prior=None, threshold: float = 0.4) -> dict:
+  """Turns scores of windows into detections, as S-CNN does.
+
+  Scores are multiplied by the prior, what overlaps a better window of its
+  class and video is suppressed, of equals the later one is better, and times
+  and scores are rounded as in its files.
+
+  Args:
+    detections: dict of arrays of N rows: `video`, `start`, `end` (seconds),
+      `label` (class numbers, without background), `score` and, with a prior,
+      `window` (which length).
+    prior: float [S, K], see `length_prior`; None for none.
+    threshold: overlap above which is suppressed: the threshold of the
+      evaluation less 0.1.
+
+  Returns:
+    Dict of arrays `video`, `start`, `end`, `label` and `score`, best first.
+  """
+  video, label = (np.asarray(detections[key]) for key in ('video', 'label'))
+  times = np.stack([np.asarray(detections[key], np.float64)
+                    for key in ('start', 'end')], -1)
+  scores = np.asarray(detections['score'], np.float64)
+  if prior is not None:
+    scores = scores * np.asarray(prior)[detections['window'], label]
+  which = np.unique(video, return_inverse=True)[1]
+  groups = which * (int(label.max(initial=0)) + 1) + label
+  kept = np.flatnonzero(segments_lib.nms_of_groups(
+      times, scores, groups, threshold, later_first=True))
+  kept = kept[np.lexsort((-kept, -scores[kept]))]
+  times = np.round(times[kept], 1)
+  return {'video': video[kept], 'start': times[:, 0], 'end': times[:, 1],
+          'label': label[kept],
+          'score': np.asarray([float(f'{s:.5g}') for s in scores[kept]])}
