@@ -254,7 +254,8 @@ def get_config():
   # Shard parameters and optimiser state over `data` as well.
   mesh.shard_parameters = False
   # Directory of compiled programs, so that the next start is quick; '' for
-  # none.
+  # none. Seed, learning rate, schedule and number of videos are not compiled
+  # in: runs that differ in these alone share their programs.
   config.compile_cache = '~/.cache/vidattn_jax/xla'
 
   return config.lock()

@@ -1,6 +1,7 @@
 """Clips of optical flow: stored, or computed on the device."""
 
 import dataclasses
+import functools
 import json
 import os
 import types
@@ -253,7 +254,8 @@ def test_a_training_step_takes_both(root):
   assert model.image_shape == (2, 36, 36, 10)
   start = jax.eval_shape(lambda: state.create_state(
       state.init_variables(model, jax.random.key(0)), c))
-  step = state.make_train_step(model, c, 1, 3)
+  step = functools.partial(state.make_train_step(model, c, 3),
+                           key=state.key_data(0), learning_rate=0.05)
   for shape in ((8, 2, 36, 36, 10), (8, 12, 36, 36, 3)):
     batch = {'video': jax.ShapeDtypeStruct(shape, np.uint8),
              'label': jax.ShapeDtypeStruct((8,), np.int32),

@@ -147,6 +147,18 @@ def test_cosine_schedule_ends_where_it_should():
       [rate(0), rate(50), rate(100)], [0.1, 0.05005, 1e-4], rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', ['step', 'cosine', 'plateau'])
+def test_rates_of_all_steps_are_those_of_each(name):
+  c = small.config(schedule__name=name, schedule__learning_rate=0.02,
+                   schedule__warmup_epochs=1.0, schedule__milestones=(2.0,),
+                   num_epochs=3.0)
+  rate = optim.make_schedule(c, 5)
+  got = optim.learning_rates(c, 5)
+  assert got.shape == (15,) and got.dtype == np.float32
+  np.testing.assert_allclose(got, [rate(s) for s in range(15)], rtol=1e-6)
+  assert got[5] == pytest.approx(0.02)
+
+
 def test_unknown_schedule_is_named():
   with pytest.raises(ValueError, match=r"'exponential'.*cosine"):
     optim.make_schedule(small.config(schedule__name='exponential'), 5)

@@ -6,6 +6,7 @@ import os
 import signal
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from vidattn_jax.training import sharding
 from vidattn_jax.training import state as state_lib
 from vidattn_jax.training import train
 from vidattn_jax.training import writer
+
+_KEY = state_lib.key_data(0)
 
 
 def _start(c, devices=1):
@@ -41,12 +44,13 @@ def _steps(c, devices, count, state=None, shard_parameters=False, min_bytes=1):
   shardings = sharding.state_sharding(
       mesh, jax.eval_shape(lambda: fresh), shard_parameters, min_bytes)
   state = jax.device_put(fresh if state is None else state, shardings)
-  step = jax.jit(state_lib.make_train_step(model, c, 3, len(small.CLASSES)),
+  step = jax.jit(state_lib.make_train_step(model, c, len(small.CLASSES)),
                  out_shardings=(shardings, sharding.replicated(mesh)))
   losses = []
-  for batch in small.inputs(c).train_batches(0, count):
+  batches = small.inputs(c).train_batches(0, count)
+  for batch, rate in zip(batches, optim.learning_rates(c, 3), strict=False):
     batch = {k: batch[k] for k in ('video', 'label', 'mask')}
-    state, metrics = step(state, sharding.to_devices(mesh, batch))
+    state, metrics = step(state, sharding.to_devices(mesh, batch), _KEY, rate)
     losses.append(float(metrics['loss'] / metrics['count']))
   return jax.device_get(state), losses
 
@@ -104,6 +108,63 @@ def test_learns_and_writes_what_it_says(finished):
   assert card['result'] == result.summary()
   assert card['config']['model']['name'] == 'tsn_r18'
   assert (workdir / 'eval' / 'step9_2x1x1.png').stat().st_size > 10_000
+
+
+@pytest.fixture
+def compile_cache(tmp_path):
+  """An empty folder that takes every program that is compiled."""
+  keys = {'jax_compilation_cache_dir': str(tmp_path / 'cache'),
+          'jax_persistent_cache_min_compile_time_secs': 0.0}
+  before = {key: getattr(jax.config, key) for key in keys}
+  try:
+    for key, value in keys.items():
+      jax.config.update(key, value)
+    compilation_cache.reset_cache()
+    yield tmp_path / 'cache'
+  finally:
+    for key, value in before.items():
+      jax.config.update(key, value)
+    compilation_cache.reset_cache()
+
+
+def test_another_seed_or_rate_lowers_to_the_same_step():
+  keys = {'model__dropout': 0.5, 'mixup_alpha': 0.2}
+  texts = []
+  for more in ({}, {'seed': 3, 'schedule__learning_rate': 0.01}):
+    c = small.config(**keys, **more)
+    model = state_lib.build_model(state_lib.model_arguments(c, 3))
+    state = jax.eval_shape(lambda c=c, model=model: state_lib.create_state(
+        state_lib.init_variables(model, jax.random.key(0)), c))
+    batch = {'video': jax.ShapeDtypeStruct((8, *model.image_shape), np.uint8),
+             'label': jax.ShapeDtypeStruct((8,), np.int32),
+             'mask': jax.ShapeDtypeStruct((8,), np.float32)}
+    texts.append(jax.jit(state_lib.make_train_step(model, c, 3)).lower(
+        state, batch, state_lib.key_data(c.seed), np.float32(0.1)).as_text())
+  assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+def test_another_seed_rate_or_data_set_takes_the_same_programs(
+    compile_cache, tmp_path):
+  keys = {'model__dropout': 0.5, 'num_epochs': 1.0, 'mixup_alpha': 0.2}
+  runs = [
+      (small.config(**keys), {}),
+      (small.config(**keys, seed=2**40 + 1, schedule__learning_rate=0.01,
+                    schedule__name='cosine'), {'count': 32, 'eval_count': 11})]
+  programs = []
+  for i, (c, more) in enumerate(runs):
+    inputs = dataclasses.replace(small.inputs(c, **more), classes=(
+        ('still', 'left', 'right'), ('up', 'down', 'round'))[i])
+    train.train_and_evaluate(c, tmp_path / f'{i}', inputs)
+    programs.append({path.name for path in compile_cache.glob('*-cache')
+                     if path.name.startswith((
+                         'jit_create-', 'jit_train_step-', 'jit_eval_step-'))})
+  assert len(programs[0]) == 3
+  assert programs[1] == programs[0]
+  # And yet they are different runs.
+  first, second = (checkpoint.Checkpoints(tmp_path / f'{i}').restore_variables(
+      step)['params']['head']['kernel'] for i, step in ((0, 3), (1, 4)))
+  assert np.abs(first - second).max() > 1e-4
 
 
 def test_event_files_hold_the_metrics(finished):
@@ -326,7 +387,7 @@ def test_unreadable_videos_do_not_count_and_too_many_stop_the_run(
 def test_masked_clips_leave_the_loss_alone():
   c = small.config(model__dropout=0.0, model__attention='', partial_bn=True)
   mesh, model, state = _start(c)
-  step = jax.jit(state_lib.make_train_step(model, c, 3, 3))
+  step = jax.jit(state_lib.make_train_step(model, c, 3))
   clips, labels = small.videos(8)
   mask = np.ones(8, np.float32)
   mask[[1, 6]] = 0
@@ -335,8 +396,9 @@ def test_masked_clips_leave_the_loss_alone():
   # replaced by copies of others' pixels: labels then cannot matter.
   changed = labels.copy()
   changed[[1, 6]] = (labels[[1, 6]] + 1) % 3
-  a, first = step(state, {'video': clips, 'label': labels, 'mask': mask})
-  b, second = step(state, {'video': clips, 'label': changed, 'mask': mask})
+  (a, first), (b, second) = (
+      step(state, {'video': clips, 'label': label, 'mask': mask}, _KEY, 0.05)
+      for label in (labels, changed))
   assert float(first['count']) == 6
   assert float(first['loss']) == float(second['loss'])
   assert _same(a.params, b.params)
@@ -353,8 +415,8 @@ def test_accumulated_parts_equal_one_batch_where_statistics_do():
   for parts in (1, 2):
     with c.unlocked():
       c.accumulate_steps = parts
-    results.append(jax.jit(state_lib.make_train_step(model, c, 3, 3))(
-        state, batch))
+    results.append(jax.jit(state_lib.make_train_step(model, c, 3))(
+        state, batch, _KEY, 0.05))
   (one, first), (two, second) = results
   assert float(first['loss']) == pytest.approx(float(second['loss']), rel=1e-5)
   gap = _differences(one.params, two.params)

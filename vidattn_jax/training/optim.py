@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vidattn_jax.models import frozen
@@ -176,6 +177,21 @@ def make_schedule(config, steps_per_epoch: int):
     return main
   return optax.join_schedules(
       [optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+
+
+def learning_rates(config, steps_per_epoch: int) -> np.ndarray:
+  """Returns the learning rate of every step of a run.
+
+  Args:
+    config: the run's configuration.
+    steps_per_epoch: steps in one pass over the data.
+
+  Returns:
+    float32 [steps], without what the plateau schedule multiplies.
+  """
+  steps = np.arange(num_steps(config, steps_per_epoch), dtype=np.int32)
+  rates = make_schedule(config, steps_per_epoch)(steps)
+  return np.broadcast_to(np.asarray(rates, np.float32), steps.shape)
 
 
 def make_plateau(config):

@@ -5,6 +5,7 @@ from typing import Any
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vidattn_jax import models
@@ -77,6 +78,11 @@ def build_model(arguments: dict, **training):
   return models.get_model(arguments.pop('name'), **arguments, **training)
 
 
+def key_data(seed: int) -> np.ndarray:
+  """Returns the random key of a seed as an array, which every process has."""
+  return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
 def init_variables(model, rng):
   """Draws initial weights.
 
@@ -133,28 +139,30 @@ def network_input(model, video, mean, std, dtype, flow_bound=20.0):
   return pixels.normalize(video, mean, std, dtype)
 
 
-def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
+def make_train_step(model, config, num_classes: int):
   """Builds one training step: a pure function to be compiled.
+
+  What the seed and the length of the data set decide comes as arguments, so
+  that runs which differ in these alone share one compiled program.
 
   Args:
     model: the network.
-    config: the run's configuration.
-    steps_per_epoch: steps in one pass over the data.
+    config: the run's configuration; `seed` and `schedule.learning_rate` are
+      not looked at.
     num_classes: number of classes.
 
   Returns:
-    Function (state, batch) -> (state, metrics). `batch` has `video` uint8
-    [N, T, H, W, C] (or what `network_input` takes), `label` int32 [N], and
-    `mask` float32 [N], 0 for clips that do not count; with edited attention
-    what `losses.mean_temporal_loss` takes, too. `metrics` are float32 scalars:
-    sums over the clips (`loss`, `correct`, `count`), `learning_rate` and
-    `grad_norm`.
+    Function (state, batch, key, learning_rate) -> (state, metrics). `batch`
+    has `video` uint8 [N, T, H, W, C] (or what `network_input` takes), `label`
+    int32 [N], and `mask` float32 [N], 0 for clips that do not count; with
+    edited attention what `losses.mean_temporal_loss` takes, too. `key` is what
+    `key_data` returns, the same at every step; `learning_rate` float32, that
+    of the step. `metrics` are float32 scalars: sums over the clips (`loss`,
+    `correct`, `count`), `learning_rate` and `grad_norm`.
   """
-  schedule = optim.make_schedule(config, steps_per_epoch)
   mean, std = tuple(config.data.mean), tuple(config.data.std)
   dtype = jnp.dtype(config.model.dtype)
   parts = config.accumulate_steps
-  base_key = jax.random.key(config.seed)
 
   def loss_sum(params, batch_stats, batch, key):
     mix_key, dropout_key = jax.random.split(key)
@@ -184,8 +192,8 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
             'count': count}
     return sums['loss'], (updated.get('batch_stats', {}), sums)
 
-  def train_step(state, batch):
-    key = jax.random.fold_in(base_key, state.step)
+  def train_step(state, batch, key, learning_rate):
+    key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
     gradient = jax.grad(loss_sum, has_aux=True)
     if parts == 1:
       grads, (batch_stats, sums) = gradient(
@@ -213,7 +221,6 @@ def make_train_step(model, config, steps_per_epoch: int, num_classes: int):
 
     count = jnp.maximum(sums['count'], 1.0)
     grads = jax.tree.map(lambda g: g / count, grads)
-    learning_rate = schedule(state.step)
     if config.schedule.name == 'plateau':
       learning_rate = learning_rate * state.plateau.scale
     optimizer = optim.make_optimizer(state.params, config)

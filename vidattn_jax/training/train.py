@@ -150,13 +150,14 @@ def _start(config, mesh, model, checkpoints):
   configuration names, fresh weights.
   """
 
-  def create():
-    variables = state_lib.init_variables(model, jax.random.key(config.seed))
+  def create(key):
+    variables = state_lib.init_variables(model, jax.random.wrap_key_data(key))
     return state_lib.create_state(variables, config)
 
   # Shapes first: nothing is computed or stored twice, and every leaf is made
   # where it will lie.
-  shapes = jax.eval_shape(create)
+  key = state_lib.key_data(config.seed)
+  shapes = jax.eval_shape(create, key)
   shardings = sharding.state_sharding(mesh, shapes,
                                       config.mesh.shard_parameters)
   state = checkpoints.restore_latest(shapes, shardings, writer_lib.say)
@@ -170,7 +171,7 @@ def _start(config, mesh, model, checkpoints):
     state = jax.jit(lambda v: state_lib.create_state(v, config),
                     out_shardings=shardings)(variables)
   else:
-    state = jax.jit(create, out_shardings=shardings)()
+    state = jax.jit(create, out_shardings=shardings)(key)
   return state, shardings
 
 
@@ -186,7 +187,9 @@ class _Run:
     self.model = model
     self.arguments = arguments
     self.checkpoints = checkpoints
-    self.total_steps = optim.num_steps(config, inputs.steps_per_epoch)
+    self.key = state_lib.key_data(config.seed)
+    self.rates = optim.learning_rates(config, inputs.steps_per_epoch)
+    self.total_steps = len(self.rates)
     self.evaluator = make_evaluator(config, mesh, model)
     self.plateau = optim.make_plateau(config)
     self.unreadable = set()  # names that this process knows
@@ -197,7 +200,7 @@ class _Run:
     config, inputs = self.config, self.inputs
     whole = sharding.replicated(self.mesh)
     train_step = jax.jit(
-        state_lib.make_train_step(self.model, config, inputs.steps_per_epoch,
+        state_lib.make_train_step(self.model, config,
                                   self.arguments['num_classes']),
         donate_argnums=0, out_shardings=(shardings, whole))
     eval_every = _interval(config.eval.every_epochs, inputs.steps_per_epoch)
@@ -224,7 +227,8 @@ class _Run:
       with _StopSignal() as stop:
         batch = progress.wait_for(batches)
         while step < self.total_steps:
-          state, metrics = train_step(state, _on_devices(self.mesh, batch))
+          state, metrics = train_step(state, _on_devices(self.mesh, batch),
+                                      self.key, self.rates[step])
           step += 1
           # The next batch is fetched, and the last step's figures are looked
           # at, while the device computes this one.
