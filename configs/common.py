@@ -99,6 +99,15 @@ def get_config():
   data.max_bad_fraction = 0.05
   # Apply the rotation that a video file asks for.
   data.rotate = True
+  # Which frames are numbered: 'ordinal' (each that decodes, in turn) or 'time'
+  # (those seen at a constant rate; differs for variable rates only), and that
+  # rate in frames per second; 0 takes the average rate of each video.
+  data.frames_by = 'ordinal'
+  data.frame_rate = 0.0
+  # Seconds that decoding a clip may take (before training, each frame), and
+  # height times width that a frame may have, before a video counts as bad.
+  data.decode_seconds = 60.0
+  data.max_pixels = 36_000_000
   # Keep every video's decoded and resized frames in memory (small sets only):
   # True or False. With worker processes each keeps its own.
   data.cache_frames = False

@@ -11,10 +11,12 @@ from absl import logging
 import grain
 import numpy as np
 
+from input_pipeline import containers
 from input_pipeline import decode
 from input_pipeline import sampling
 from input_pipeline import stacks
 from input_pipeline import stored_flow
+from input_pipeline import timing
 from input_pipeline import transforms
 
 # Grey level of a slot whose video could not be decoded.
@@ -285,7 +287,12 @@ def read_frames(record, indices, data):
     decode.VideoError: the frames cannot be had.
   """
   indices = [record.start + i for i in indices]
+  limits = containers.limits_of(data)
   if record.entry.codec == 'folder':
-    return decode.decode_folder(
-        record.path, indices, data.frame_template, data.first_frame)
-  return decode.decode_frames(record.path, indices, record.entry, data.rotate)
+    return decode.decode_folder(record.path, indices, data.frame_template,
+                                data.first_frame, limits)
+  if data.frames_by == 'time':
+    indices = timing.grid(
+        record.entry, data.frames_by, data.frame_rate)[indices]
+  return decode.decode_frames(
+      record.path, indices, record.entry, data.rotate, limits)

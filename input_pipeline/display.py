@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from input_pipeline import decode
+from input_pipeline import timing
 from input_pipeline import transforms
 
 # Longer side of a shown frame, pixels.
@@ -36,11 +37,25 @@ def frames(path, recipe, frame_template='{:05d}.jpg',
   if os.path.isdir(path):
     source = _folder(path, frame_template, first_frame)
   else:
-    source = decode.iterate(path, recipe['rotate'])
+    source = _by_number(path, recipe)
   for frame in source:
     [view] = transforms.center_crop(
         transforms.resize(frame[None], size), crop_size)
     yield view
+
+
+def _by_number(path, recipe):
+  """Yields the frames that a recipe numbers; some may be missing or twice."""
+  frames = decode.iterate(path, recipe['rotate'])
+  if recipe.get('frames_by', 'ordinal') == 'ordinal':
+    yield from frames
+    return
+  entry = decode.probe(path)
+  _, numbers = timing.renumber(entry, recipe)
+  times = np.bincount(numbers, minlength=entry.num_frames)
+  for frame, count in zip(frames, times, strict=True):
+    for _ in range(count):
+      yield frame
 
 
 def _folder(path, *naming):

@@ -1,8 +1,10 @@
 """What is known of every video, kept in one JSON file between runs."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -10,10 +12,12 @@ import time
 
 from absl import logging
 
-from input_pipeline import decode
+from input_pipeline import containers
+from input_pipeline import probing
+from input_pipeline import storage
 
 # Of the file's layout; a file of another version is built anew.
-_VERSION = 1
+_VERSION = 2
 # Bytes of a file's head and tail that its digest covers.
 _DIGEST_BYTES = 65536
 # Seconds between saves, so that a killed run loses little of a long index.
@@ -21,58 +25,72 @@ _SAVE_SECONDS = 60
 
 
 def build(paths, mode='decode', index_file='', threads=None,
-          frame_template='{:05d}.jpg', first_frame=1):
+          frame_template='{:05d}.jpg', first_frame=1,
+          limits=containers.LIMITS, contents=False, report=None):
   """Probes videos, asking only those that are new or changed.
 
   Probing runs in threads: FFmpeg works without the interpreter's lock, so they
   use all cores as processes would, and start at once.
 
   Args:
-    paths: video files or frame folders.
+    paths: places of video files or frame folders.
     mode: 'decode' or 'header', see `decode.probe`.
     index_file: JSON file that keeps the result; '' keeps nothing. A file that
       cannot be parsed is built anew.
     threads: videos probed at the same time; None takes one a core.
     frame_template: file name by frame number, for frame folders.
     first_frame: number of the first frame in those names.
+    limits: `containers.Limits`.
+    contents: whether to hash whole files as well (`IndexEntry.content`).
+    report: function of (path, `IndexEntry`), called for each video once.
 
   Returns:
-    dict from path to `decode.IndexEntry`, in the order of `paths`.
+    dict from path, as given, to `decode.IndexEntry`, in the order of `paths`.
 
   Raises:
     ValueError: unknown mode.
   """
   if mode not in ('decode', 'header'):
     raise ValueError(f"data.index must be 'decode' or 'header', not {mode!r}")
-  paths = list(dict.fromkeys(os.path.abspath(p) for p in paths))
+  paths = list(dict.fromkeys(paths))
   known = _load(index_file)
   # What a folder of frames holds depends on how its files are named.
   how = f'{frame_template}@{first_frame}'
   entries, stale = {}, []
   for path in paths:
-    row = known.get(path)
-    if row and _is_current(path, row, mode, how):
+    row = known.get(_key(path))
+    if row and _is_current(path, row, mode, how, contents):
       entries[path] = _from_row(row)
+      if report:
+        report(path, entries[path])
     else:
       stale.append(path)
   if stale:
     logging.info('Indexing %d of %d videos.', len(stale), len(paths))
   last_save = time.monotonic()
-  with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+  pool = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count())
+  try:
     probes = {
-        pool.submit(_probe, p, mode, frame_template, first_frame): p
+        pool.submit(_probe, p, mode, frame_template, first_frame, limits,
+                    contents): p
         for p in stale
     }
     for done in concurrent.futures.as_completed(probes):
       path = probes[done]
       entries[path] = done.result()
-      known[path] = dict(
-          dataclasses.asdict(entries[path]), mode=mode, how=how)
+      if not entries[path].passing:
+        known[_key(path)] = dict(
+            dataclasses.asdict(entries[path]), mode=mode, how=how)
+      if report:
+        report(path, entries[path])
       if time.monotonic() - last_save > _SAVE_SECONDS:
         _save(index_file, known)
         last_save = time.monotonic()
-  if stale:
-    _save(index_file, known)
+  finally:
+    # Also when interrupted: what is known is kept, what waits is let go.
+    pool.shutdown(cancel_futures=True)
+    if stale:
+      _save(index_file, known)
   return {path: entries[path] for path in paths}
 
 
@@ -91,30 +109,35 @@ def fingerprint(items):
   return total.hexdigest()
 
 
-def _probe(path, mode, frame_template, first_frame):
+def _probe(path, mode, frame_template, first_frame, limits, contents):
   try:
-    status = os.stat(path)
-    if os.path.isdir(path):
-      entry = decode.probe_folder(path, frame_template, first_frame)
-      last = first_frame + max(entry.num_frames - 1, 0)
-      files = [os.path.join(path, frame_template.format(n))
-               for n in (first_frame, last)]
-    else:
-      entry = decode.probe(path, mode)
-      files = [path]
-    digest = '' if entry.error else _digest(files, entry.num_frames)
-    return dataclasses.replace(
-        entry, size=status.st_size, mtime_ns=status.st_mtime_ns, digest=digest)
-  except FileNotFoundError:
-    return decode.IndexEntry(error='no such file')
-  except OSError as error:
-    return decode.IndexEntry(error=f'unreadable ({error.strerror})')
+    with containers.naming(path, limits, 'it cannot be read'):
+      size, stamp = storage.status(path)
+      if storage.is_dir(path):
+        entry = probing.probe_folder(path, frame_template, first_frame, limits)
+        numbers = range(first_frame, first_frame + entry.num_frames)
+        files = [storage.join(path, frame_template.format(n)) for n in numbers]
+      else:
+        medium = storage.media(path)
+        entry = probing.probe(path, mode, medium, limits)
+        files = [path if isinstance(medium, str) else medium]
+      digest = content = ''
+      if not entry.error:
+        digest = _digest([files[0], files[-1]] if len(files) > 1 else files,
+                         entry.num_frames)
+      if contents:
+        content = _content(files)
+      return dataclasses.replace(entry, size=size, mtime_ns=stamp,
+                                 digest=digest, content=content)
+  except containers.VideoError as error:
+    return probing.IndexEntry(error=error.reason, passing=error.passing)
 
 
 def _digest(files, num_frames):
+  """Hashes head and tail of files, or of one in memory."""
   digest = hashlib.sha256(str(num_frames).encode())
   for name in files:
-    with open(name, 'rb') as file:
+    with _opened(name) as file:
       size = file.seek(0, os.SEEK_END)
       digest.update(str(size).encode())
       for start in (0, max(size - _DIGEST_BYTES, 0)):
@@ -123,22 +146,48 @@ def _digest(files, num_frames):
   return digest.hexdigest()
 
 
-def _is_current(path, row, mode, how):
+def _content(files):
+  """Hashes all bytes of files, or of one in memory."""
+  digest = hashlib.sha256()
+  for name in files:
+    with _opened(name) as file:
+      file.seek(0)
+      while block := file.read(1 << 20):
+        digest.update(block)
+  return digest.hexdigest()
+
+
+def _opened(name):
+  if isinstance(name, io.BytesIO):
+    return contextlib.nullcontext(name)
+  medium = storage.media(name)
+  return medium if isinstance(medium, io.BytesIO) else open(medium, 'rb')
+
+
+def _key(path):
+  """Returns a video's name in the index file."""
+  return path if storage.is_url(path) else os.path.abspath(path)
+
+
+def _is_current(path, row, mode, how, contents):
   try:
-    status = os.stat(path)
+    size, stamp = storage.status(path)
   except OSError:
     return False
-  return (row.get('size') == status.st_size and
-          row.get('mtime_ns') == status.st_mtime_ns and
+  return (row.get('size') == size and
+          row.get('mtime_ns') == stamp and
           row.get('mode') in ('decode', mode) and
+          (row.get('content') or not contents) and
           (row.get('codec') != 'folder' or row.get('how') == how))
 
 
 def _from_row(row):
   fields = {f.name for f in dataclasses.fields(decode.IndexEntry)}
   values = {k: v for k, v in row.items() if k in fields}
-  values['pts'] = tuple(tuple(run) for run in values['pts'])
-  values['keyframes'] = tuple(values['keyframes'])
+  for key in ('pts', 'packets', 'anchors'):
+    values[key] = tuple(tuple(run) for run in values[key])
+  for key in ('time_base', 'keyframes'):
+    values[key] = tuple(values[key])
   return decode.IndexEntry(**values)
 
 

@@ -7,11 +7,13 @@ import os
 
 from absl import logging
 
+from input_pipeline import containers
 from input_pipeline import decode
 from input_pipeline import index
 from input_pipeline import lists
 from input_pipeline import records
 from input_pipeline import stored_flow
+from input_pipeline import timing
 
 SPLITS = ('train', 'eval')
 # Names of the evaluation folder of a root that is split.
@@ -31,9 +33,9 @@ class Record:
       unique in the data set.
     path: where it is: a video file or a folder of frames.
     label: class, 0 to the number of classes - 1; None if unlabelled.
-    num_frames: frames that can be asked for.
+    num_frames: frames that can be asked for, as `timing.grid` numbers them.
     entry: what the index knows of the whole video.
-    start: the video's frame that is frame 0 here.
+    start: the video's frame that is frame 0 here, numbered so, too.
     video: name of the whole video.
   """
 
@@ -95,6 +97,7 @@ def load(config_data, split, index_file=''):
   """
   if split not in SPLITS:
     raise ValueError(f"the split must be 'train' or 'eval', not {split!r}")
+  timing.check(config_data)
   prepared = records.open_prepared(config_data.root)
   has_list = bool(_list_of(config_data, split))
   if config_data.classes:
@@ -211,10 +214,11 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
   entries = index.build(
       [item.path for item in items if item.entry is None], config_data.index,
       index_file, frame_template=config_data.frame_template,
-      first_frame=config_data.first_frame)
+      first_frame=config_data.first_frame,
+      limits=containers.limits_of(config_data))
   records, bad, facts, cut = [], [], [], []
   for item, label in zip(items, labels, strict=True):
-    entry = item.entry or entries[os.path.abspath(item.path)]
+    entry = item.entry or entries[item.path]
     start, num_frames, missing, reason = extent(item, entry)
     made = ''
     if config_data.modality == 'flow' and not reason:
@@ -226,6 +230,7 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
       cut.append(f'{item.name} ({missing} frames)')
     if item.segment is not None:
       made += f'@{start}+{num_frames}'
+    start, num_frames = timing.extent(entry, start, num_frames, config_data)
     facts.append(made)
     records.append(Record(item.name, item.path, label, num_frames, entry,
                           start, item.video))

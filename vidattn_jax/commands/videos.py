@@ -82,10 +82,11 @@ def _predict(arguments):
 def open_video(path, network):
   """Returns what is known of a video, and what reads frames by number.
 
-  The third result reads what the network sees: the frames, too, or fields of
+  Numbers and their rate are those of the network's recipe. The third result reads what the network sees: the frames, too, or fields of
   flow, where the network was trained on stored ones.
   """
   from input_pipeline import decode
+  from input_pipeline import timing
   naming = network.frame_template, network.first_frame
   folder = os.path.isdir(path)
   entry = (decode.probe_folder(path, *naming) if folder
@@ -93,15 +94,18 @@ def open_video(path, network):
   if entry.error:
     raise decode.VideoError(path, entry.error)
 
+  numbered, numbers = timing.renumber(entry, network.pixels)
+
   def read(indices):
     if folder:
       return decode.decode_folder(path, indices, *naming)
-    return decode.decode_frames(path, indices, entry, network.pixels['rotate'])
+    return decode.decode_frames(
+        path, numbers[indices], entry, network.pixels['rotate'])
 
   flow = network.pixels.get('flow')
   if flow is None or not flow['stored']:
-    return entry, read, read
-  return entry, read, functools.partial(_fields, read, flow['bound'])
+    return numbered, read, read
+  return numbered, read, functools.partial(_fields, read, flow['bound'])
 
 
 @functools.cache

@@ -77,6 +77,7 @@ def settings(arguments: dict, pixels: Pixels) -> ml_collections.ConfigDict:
       'data': {
           'resize': _enlarged(pixels.resize, height, width),
           'dense_span': frames, 'rotate': True,
+          'frames_by': 'ordinal', 'frame_rate': 0.0,
           'mean': tuple(m / 255 for m in mean),
           'std': tuple(s / 255 for s in std),
           'modality': model.modality, 'flow_root': '', 'flow_bound': 20.0,
