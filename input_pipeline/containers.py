@@ -153,8 +153,9 @@ def open_video(path, limits=LIMITS, stream=None, medium=None):
             path, f'its header claims frames of {context.width}x'
             f'{context.height}, more than data.max_pixels='
             f'{limits.max_pixels} allows')
-      # The decoder refuses larger ones before it allocates them.
-      context.options = {'max_pixels': str(limits.max_pixels)}
+      # The decoder refuses larger ones before it allocates them, whatever the
+      # header says. Twice as many, as it counts the padding of rows, too.
+      context.options = {'max_pixels': str(2 * limits.max_pixels + 65536)}
       # One clip per worker is faster than several threads on one clip, and
       # frame threads delay errors and skipping.
       context.thread_type = 'NONE'

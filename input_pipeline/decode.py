@@ -28,9 +28,9 @@ probe_folder = probing.probe_folder
 # Decoders that leave out frames to which nothing refers, bit-exactly: B-frames
 # by definition, and in H.264 what its packets mark as such.
 _SKIPPING = ('h264', 'mpeg4', 'mpeg1video', 'mpeg2video')
-# Frames up to the next key frame that are passed over, not sought past:
-# reading a few packets is quicker than finding a place in some containers.
-_PASS_OVER = 100
+# Containers with an index. In others a place is searched for, and often
+# missed: there, packets up to the next key frame are read and passed over.
+_INDEXED = ('mp4', 'matroska', 'avi')
 
 
 def decode_frames(path, indices, index_entry=None, rotate=True,
@@ -169,8 +169,8 @@ def _read_image(path, image, limits):
     image = storage.media(image)
   with Image.open(image) as picture:
     if picture.width * picture.height > limits.max_pixels:
-      raise VideoError(path, f'{picture.width}x{picture.height} pixels are more '
-                       f'than data.max_pixels={limits.max_pixels} allows')
+      raise VideoError(path, f'{picture.width}x{picture.height} pixels are '
+                       f'more than data.max_pixels={limits.max_pixels} allows')
     return np.asarray(picture.convert('RGB'))
 
 
@@ -282,40 +282,43 @@ def _decode_by_packet(video, targets, entry, frames):
 
 
 def _decode_by_time(video, targets, entry, frames):
-  """Knows frames by their times; stops if a seek goes astray."""
+  """Knows frames by their times; stops if the file is not as the entry says."""
   pts = entry.times()
   if targets[-1] >= len(pts):
     raise _too_short(video.path, len(pts), targets[-1])
   keyframes = np.asarray(entry.keyframes)
   key_of = {pts[k]: k for k in entry.keyframes}
   wanted = {pts[i]: i for i in targets}
-  container, stream = video.container, video.stream
-  context = stream.codec_context
+  context = video.stream.codec_context
   skips = entry.codec in _SKIPPING
-  # Last keyframe whose packet the decoder has had; the file starts at frame 0.
+  # Last key frame whose packet the decoder has had; the file starts with one.
   reached = 0
   packets = video.packets()
   for target in targets:
     key = int(keyframes[np.searchsorted(keyframes, target, 'right') - 1])
-    landed = True
+    packet = None
     if key > reached:
-      container.seek(pts[key], stream=stream)
-      packets = video.packets()
-      landed = False
+      if any(name in video.container.format.name for name in _INDEXED):
+        video.container.seek(pts[key], stream=video.stream)
+        packets = video.packets()
+        packet = next(packets)
+        if packet.pts not in key_of or key_of[packet.pts] > key:
+          return
+      else:
+        packet = next((p for p in packets if p.pts == pts[key]), None)
+        if packet is None or not packet.is_keyframe:
+          return
+        context.flush_buffers()
     while target not in frames:
-      packet = next(packets, None)
+      packet = packet or next(packets, None)
       if packet is None:
         return
-      passed = key_of.get(packet.pts)
-      if not landed and (passed is None or passed > key):
-        return
-      landed = True
-      if passed is not None:
-        reached = max(reached, passed)
+      reached = max(reached, key_of.get(packet.pts, 0))
       if skips:
         needed = packet.pts is None or packet.pts in wanted
         context.skip_frame = 'DEFAULT' if needed else 'NONREF'
       for frame in packet.decode():
-        i = wanted.get(frame.pts)
-        if i is not None and i not in frames:
-          frames.put(i, frame)
+        found = wanted.get(frame.pts)
+        if found is not None and found not in frames:
+          frames.put(found, frame)
+      packet = None

@@ -182,13 +182,13 @@ def _is_current(path, row, mode, how, contents):
 
 
 def _from_row(row):
-  fields = {f.name for f in dataclasses.fields(decode.IndexEntry)}
+  fields = {f.name for f in dataclasses.fields(probing.IndexEntry)}
   values = {k: v for k, v in row.items() if k in fields}
   for key in ('pts', 'packets', 'anchors'):
     values[key] = tuple(tuple(run) for run in values[key])
   for key in ('time_base', 'keyframes'):
     values[key] = tuple(values[key])
-  return decode.IndexEntry(**values)
+  return probing.IndexEntry(**values)
 
 
 def _load(index_file):

@@ -33,10 +33,9 @@ def check(config_data):
 def grid(entry, frames_by='ordinal', rate=0.0):
   """Tells which frames of a video are numbered, and how.
 
-  By time, frame k is the one that is seen in the middle of the k-th of equal
-  pieces of time, each 1 / rate long. A video of constant rate gives, at that
-  rate, each of its frames once. The last frame is seen for as long as the
-  others on average.
+  By time, frame k is the one that is seen k / rate seconds after the first
+  appears. A video of constant rate gives, at that rate, each of its frames
+  once. The last frame is seen for as long as the others on average.
 
   Args:
     entry: `decode.IndexEntry`.
@@ -59,8 +58,9 @@ def grid(entry, frames_by='ordinal', rate=0.0):
     seconds, ticks_in_them = entry.time_base
     step = ticks_in_them / (seconds * rate)
   number = max(round(duration / step), 1)
-  middles = (np.arange(number) + 0.5) * step
-  return np.searchsorted(ticks, middles, 'right') - 1
+  # Half a frame later, so that rounded times do not matter.
+  moments = np.arange(number) * step + min(step, duration / count) / 2
+  return np.searchsorted(ticks, moments, 'right') - 1
 
 
 def extent(entry, start, count, config_data):

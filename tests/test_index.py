@@ -10,6 +10,7 @@ import pytest
 
 from input_pipeline import decode
 from input_pipeline import index
+from input_pipeline import probing
 from input_pipeline import synthetic
 
 
@@ -29,13 +30,13 @@ def videos(tmp_path):
 @pytest.fixture
 def probed(monkeypatch):
   """A list that grows by each file that is opened."""
-  opened, original = [], decode.probe
+  opened, original = [], probing.probe
 
-  def probe(path, mode):
+  def probe(path, *args):
     opened.append(os.path.basename(path))
-    return original(path, mode)
+    return original(path, *args)
 
-  monkeypatch.setattr(decode, 'probe', probe)
+  monkeypatch.setattr(probing, 'probe', probe)
   return opened
 
 
@@ -90,13 +91,13 @@ def test_full_decode_serves_both_modes(videos, probed, tmp_path):
 
 
 @pytest.mark.parametrize('content', [
-    '{"version": 1, "videos": {', '[]', json.dumps({'version': 0})])
+    '{"version": 1, "videos": {', '[]', json.dumps({'version': 1})])
 def test_unreadable_index_is_built_anew(videos, tmp_path, content):
   file = tmp_path / 'index.json'
   file.write_text(content)
   entries = index.build(videos[:1], index_file=str(file))
   assert entries[videos[0]].num_frames == 4
-  assert json.loads(file.read_text())['version'] == 1
+  assert json.loads(file.read_text())['version'] == 2
 
 
 def test_index_that_cannot_be_written_stops_nothing(videos):

@@ -82,8 +82,9 @@ def _predict(arguments):
 def open_video(path, network):
   """Returns what is known of a video, and what reads frames by number.
 
-  Numbers and their rate are those of the network's recipe. The third result reads what the network sees: the frames, too, or fields of
-  flow, where the network was trained on stored ones.
+  Numbers and their rate are those of the network's recipe. The third result
+  reads what the network sees: the frames, too, or fields of flow, where the
+  network was trained on stored ones.
   """
   from input_pipeline import decode
   from input_pipeline import timing
