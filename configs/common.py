@@ -94,8 +94,11 @@ def get_config():
   # File that keeps what was found, so that the next run asks only new or
   # changed files; '' keeps it in the workdir.
   data.index_file = ''
-  # Share of the videos that may be unreadable before the run refuses to start
-  # or to go on. Those below it are skipped, counted and named.
+  # What a video that cannot be read means: 'skip' leaves it out, counts and
+  # names it, unless more than `max_bad_fraction` of all are so: then the run
+  # refuses to start or to go on. 'fail' allows none. No other video ever takes
+  # its place.
+  data.bad_videos = 'skip'
   data.max_bad_fraction = 0.05
   # Apply the rotation that a video file asks for.
   data.rotate = True
@@ -116,6 +119,12 @@ def get_config():
   # `dense_span // num_frames`).
   data.sampling = 'segment'
   data.dense_span = 64
+  # Videos shorter than a clip needs (num_frames of them, or with 'dense' the
+  # stride times num_frames - 1, and 1): 'published' (segments: the first frame
+  # alone in training, spread over the clip in evaluation; dense: looped),
+  # 'loop' (again from the start), 'hold' (the last frame stays) or 'fail' (the
+  # run refuses to start, and names them).
+  data.short_clips = 'published'
   # Size to which a frame is brought before it is cropped: short side in
   # pixels, or (height, width).
   data.resize = config_dict.FieldReference(256, field_type=object)

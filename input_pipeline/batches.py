@@ -214,12 +214,13 @@ class _TrainClip:
     record = self._records[index]
     length, stack = stacks.sampled_length(self._flow, record.num_frames)
     args = rng, length, self._num_frames
+    short = self._data.short_clips
     if self._data.sampling == 'dense':
       places = sampling.dense_train(
-          *args, span=self._data.dense_span, stack=stack)
+          *args, span=self._data.dense_span, stack=stack, short=short)
     else:
-      places = sampling.segment_train(*args, stack=stack)
-    indices = stacks.frames_of(self._flow, places, record.num_frames)
+      places = sampling.segment_train(*args, stack=stack, short=short)
+    indices = stacks.frames_of(self._flow, places, record.num_frames, short)
     label, mask = record.label, 1
     try:
       video, label = transforms.train_clip(

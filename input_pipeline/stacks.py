@@ -60,24 +60,31 @@ def clip_shape(flow, num_frames, crop_size):
   return (num_frames * each, *crop_size, 3)
 
 
-def frames_of(flow, places, num_frames):
+def frames_of(flow, places, num_frames, short='published'):
   """Lists what is read for clips whose places are known.
 
   Args:
     flow: what `flow_recipe` returned.
     places: int [..., T], frames of the clip; of flow, first fields of stacks.
     num_frames: frames of the video.
+    short: what stands for the fields that a video shorter than one stack
+      lacks, see `sampling.SHORT`: its fields from the first on for 'loop', else
+      the last, as published.
 
   Returns:
     int [..., n]: `places` for RGB; for stored flow T * stack numbers of
-    fields, the last repeated at the end of a short video, as published; for
-    flow that the device computes T * (stack + 1) numbers of frames.
+    fields; for flow that the device computes T * (stack + 1) numbers of frames.
   """
   if not flow:
     return places
   each = flow['stack'] + (not flow['stored'])
   last = num_frames - 1 - flow['stored']
-  indices = np.minimum(places[..., None] + np.arange(each), last)
+  indices = places[..., None] + np.arange(each)
+  # Looping frames would show the device motion from the last to the first.
+  if short == 'loop' and flow['stored']:
+    indices %= last + 1
+  else:
+    indices = np.minimum(indices, last)
   return indices.reshape(*places.shape[:-1], -1)
 
 

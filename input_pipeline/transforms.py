@@ -237,6 +237,7 @@ def check_train(config):
   """
   data = config.data
   _check_sampling('data.sampling', data.sampling)
+  _check_short(data.short_clips)
   if data.crop not in ('multiscale', 'random', 'center'):
     raise ValueError("data.crop must be 'multiscale', 'random' or 'center', "
                      f'not {data.crop!r}')
@@ -300,6 +301,7 @@ def pixel_recipe(config):
     raise ValueError(
         f'eval.crops must be one of {CROPS}, not {evaluation.crops}')
   _check_sampling('eval.sampling', evaluation.sampling)
+  _check_short(data.short_clips)
   flow = stacks.flow_recipe(data)
   return {
       **({'flow': flow} if flow else {}),
@@ -310,6 +312,7 @@ def pixel_recipe(config):
       'clips': evaluation.clips,
       'num_frames': evaluation.num_frames or config.model.num_frames,
       'dense_span': data.dense_span,
+      'short_clips': data.short_clips,
       'mean': list(data.mean),
       'std': list(data.std),
       'rotate': data.rotate,
@@ -331,12 +334,63 @@ def recipe_indices(recipe, num_frames):
 
   Returns:
     int64 [clips, T], from 0; of flow, the first frame of each stack.
+
+  Raises:
+    ValueError: the video is too short, and the recipe allows none that is.
   """
   length, stack = stacks.sampled_length(recipe.get('flow'), num_frames)
   args = length, recipe['num_frames'], recipe['clips']
+  how = {'stack': stack, 'short': _short(recipe)}
   if recipe['sampling'] == 'dense':
-    return sampling.dense_eval(*args, span=recipe['dense_span'], stack=stack)
-  return sampling.segment_eval(*args, stack=stack)
+    return sampling.dense_eval(*args, span=recipe['dense_span'], **how)
+  return sampling.segment_eval(*args, **how)
+
+
+def _short(recipe):
+  # Recipes of older checkpoints do not tell it.
+  return recipe.get('short_clips', 'published')
+
+
+def frames_needed(recipe):
+  """Returns the frames of the shortest video that a recipe allows.
+
+  Args:
+    recipe: what `pixel_recipe` returned, or its keys `short_clips`, `sampling`,
+      `num_frames`, `dense_span` and `flow`.
+
+  Returns:
+    int; 1 unless `short_clips` is 'fail'.
+  """
+  if _short(recipe) != 'fail':
+    return 1
+  needed = sampling.places_needed(
+      recipe['sampling'], recipe['num_frames'], recipe['dense_span'])
+  return needed + recipe['flow']['stack'] if recipe.get('flow') else needed
+
+
+def check_lengths(records, config, recipe, split):
+  """Checks that no video is too short where `data.short_clips` is 'fail'.
+
+  Args:
+    records: `sources.Record`s.
+    config: the whole configuration.
+    recipe: what `pixel_recipe` returned.
+    split: 'train' or 'eval'.
+
+  Raises:
+    ValueError: videos are too short; counts them and names the first.
+  """
+  if split == 'train':
+    recipe = {**recipe, 'sampling': config.data.sampling,
+              'num_frames': config.model.num_frames}
+  needed = frames_needed(recipe)
+  short = [r for r in records if r.num_frames < needed]
+  if short:
+    raise ValueError(
+        f'{len(short)} of {len(records)} videos for {split} are shorter than '
+        f'the {needed} frames that a clip needs, such as {short[0].name} with '
+        f"{short[0].num_frames}; data.short_clips='fail' allows none: choose "
+        "'loop', 'hold' or 'published', or leave them out")
 
 
 def views_from_recipe(recipe, num_frames, read):
@@ -359,7 +413,7 @@ def views_from_recipe(recipe, num_frames, read):
   """
   flow = recipe.get('flow')
   places = recipe_indices(recipe, num_frames)
-  indices = stacks.frames_of(flow, places, num_frames)
+  indices = stacks.frames_of(flow, places, num_frames, _short(recipe))
   distinct, where = np.unique(indices, return_inverse=True)
   frames = read(distinct)
   if flow and flow['stored'] and frames.shape[-1] != 2:
@@ -390,6 +444,12 @@ def first_view(recipe, indices, read):
 def _check_sampling(key, value):
   if value not in ('segment', 'dense'):
     raise ValueError(f"{key} must be 'segment' or 'dense', not {value!r}")
+
+
+def _check_short(value):
+  if value not in sampling.SHORT:
+    raise ValueError('data.short_clips must be one of '
+                     f'{", ".join(map(repr, sampling.SHORT))}, not {value!r}')
 
 
 def _check_fits(key, crop_size, size):

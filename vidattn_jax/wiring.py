@@ -96,6 +96,7 @@ def _load(config, workdir, splits):
   sets = sets or {split: load(split) for split in splits}
   for split, dataset in sets.items():
     transforms.check_sizes(dataset.records, config, pixels, split)
+    transforms.check_lengths(dataset.records, config, pixels, split)
   return sets
 
 
