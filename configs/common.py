@@ -66,9 +66,11 @@ def get_config():
   data.eval_list = ''
   # CSV files: columns of path, label, frame count ('' if none) and split ('' if
   # none), and the values of the split column for training and evaluation,
-  # separated by commas.
+  # separated by commas. Several heads take `csv_labels` in place of
+  # `csv_label`: {head: column}, such as {'verb': 'verb', 'noun': 'noun'}.
   data.csv_path = 'path'
   data.csv_label = 'label'
+  data.csv_labels = ml_collections.ConfigDict()
   data.csv_frames = ''
   data.csv_split = ''
   data.csv_train = 'train'
@@ -80,8 +82,17 @@ def get_config():
   data.csv_stop = ''
   data.csv_unit = 'frames'
   # File with one class name a line, in the order of the labels; '' takes the
-  # sorted folder names or label names.
+  # sorted folder names or label names. Several heads take {head: file}.
   data.classes = ''
+  data.head_classes = ml_collections.ConfigDict()
+  # 'single': a video has one class (of each head). 'multi': any number of them,
+  # none, too; in lists they are parted by `label_separator`.
+  data.labels = 'single'
+  data.label_separator = ';'
+  # A training video without a label: 'fail' (the run refuses to start) or
+  # 'skip' (it is left out, counted and named). (With 'multi' it is one that
+  # has none of the classes.)
+  data.missing_labels = 'fail'
   # Share of each class held out for evaluation when `root` has no split.
   data.eval_fraction = 0.2
   # File names of frame folders, by frame number; the first frame's number.

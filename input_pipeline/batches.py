@@ -13,6 +13,7 @@ import numpy as np
 
 from input_pipeline import containers
 from input_pipeline import decode
+from input_pipeline import labels
 from input_pipeline import sampling
 from input_pipeline import stacks
 from input_pipeline import stored_flow
@@ -55,21 +56,22 @@ def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
   Returns:
     iterator, to be closed or run to its end, of dicts with b = batch_size //
     shard_count rows: video uint8 [b, *clip] (see `stacks.clip_shape`; [b,
-    T, H, W, 3] of RGB), label int32 [b], mask float32 [b] (1, or 0 for a slot
-    without video), index int32 [b] (position in `dataset.records`), and what
-    `annotate` adds.
+    T, H, W, 3] of RGB), label int32 [b] (or [b, heads] or [b, K], see
+    `labels`), mask float32 [b] (1, or 0 for a slot without video), index int32
+    [b] (position in `dataset.records`), and what `annotate` adds.
 
   Raises:
     ValueError: keys that cannot be, or unlabelled records.
   """
   transforms.check_train(config)
   rows = _rows(config.batch_size, 'batch_size', shard_index, shard_count)
-  unlabelled = [r.name for r in dataset.records if r.label is None]
+  unlabelled = [r.name for r in dataset.records if r.label is None or (
+      not dataset.multi and -1 in np.atleast_1d(r.label))]
   if unlabelled:
     raise ValueError(f'{unlabelled[0]} has no label and cannot be trained on')
   load = _TrainClip(
       dataset, config,
-      transforms.flip_labels(config.data.flip_pairs, dataset.classes), annotate)
+      labels.flips(config.data.flip_pairs, dataset.classes), annotate)
   stream = (grain.MapDataset.range(len(dataset.records)).seed(config.seed)
             .shuffle().repeat().random_map(load))
   shard = _Shard(stream, start_step, num_steps, config.batch_size, rows)
@@ -202,6 +204,7 @@ class _TrainClip:
 
   def __init__(self, dataset, config, flipped, annotate):
     self._annotate = annotate
+    self._dataset = dataset
     self._records = dataset.records
     self._frames = _Frames(dataset, config.data)
     self._data = config.data
@@ -221,7 +224,7 @@ class _TrainClip:
     else:
       places = sampling.segment_train(*args, stack=stack, short=short)
     indices = stacks.frames_of(self._flow, places, record.num_frames, short)
-    label, mask = record.label, 1
+    label, mask = _label(self._dataset, index), 1
     try:
       video, label = transforms.train_clip(
           rng, self._frames.read(index, indices), label, self._data,
@@ -242,13 +245,14 @@ class _EvalViews:
   """Makes the slot of an evaluation batch from (position, record index)."""
 
   def __init__(self, dataset, config, recipe):
+    self._dataset = dataset
     self._records = dataset.records
     self._frames = _Frames(dataset, config.data)
     self._recipe = recipe
 
   def __call__(self, position, index):
     record = self._records[index]
-    label = -1 if record.label is None else record.label
+    label = _label(self._dataset, index)
     recipe = self._recipe
     if position < len(self._records):
       try:
@@ -264,10 +268,16 @@ class _EvalViews:
     return _slot(video, label, 0, index)
 
 
+def _label(dataset, index):
+  """Returns the label of a record as an array."""
+  return labels.encode(
+      dataset.records[index].label, dataset.classes, dataset.multi)
+
+
 def _slot(video, label, mask, index):
   return {
       'video': np.ascontiguousarray(video),
-      'label': np.int32(label),
+      'label': np.asarray(label, np.int32),
       'mask': np.float32(mask),
       'index': np.int32(index),
   }

@@ -14,6 +14,7 @@ None is an unlabelled video.
 
 from collections.abc import Mapping
 
+from absl import logging
 import numpy as np
 
 from input_pipeline import lists
@@ -52,6 +53,13 @@ def check_keys(config_data):
   if unknown:
     raise ValueError(f'data.head_classes: {unknown[0]!r} is no head of '
                      'data.csv_labels')
+
+
+def ordered(classes):
+  """Returns class names as tuples, heads in the order of their names."""
+  if isinstance(classes, Mapping):
+    return {head: tuple(classes[head]) for head in sorted(classes)}
+  return tuple(classes)
 
 
 def heads_of(config_data):
@@ -241,3 +249,38 @@ def counts(labels, classes, multi=False):
     if label is not None:
       total[list(label) if multi else label] += 1
   return total
+
+
+def check_filled(records, classes, items, where):
+  """Warns of classes without a training video.
+
+  Args:
+    records: the usable videos, with labels.
+    classes: class names, or {head: class names}.
+    items: all `lists.Item`s there were.
+    where: the list or the root.
+
+  Raises:
+    ValueError: videos of a class were listed, and none is usable.
+  """
+  if isinstance(classes, Mapping):
+    for number, names in enumerate(classes.values()):
+      _check_filled([r.label[number] for r in records], names, items, number,
+                    where)
+  else:
+    _check_filled([r.label for r in records], classes, items, None, where)
+
+
+def _check_filled(labels, classes, items, head, where):
+  filled = {number for label in labels for number in (
+      label if isinstance(label, tuple) else (label,))}
+  empty = [name for i, name in enumerate(classes) if i not in filled]
+  if not empty:
+    return
+  listed = {text for item in items for text in texts_of(item, head)}
+  broken = [name for name in empty
+            if name in listed or str(classes.index(name)) in listed]
+  if broken:
+    raise ValueError(f'{where}: no video of class {broken[0]!r} is usable')
+  logging.warning('%d classes have no training video: %s', len(empty),
+                  ', '.join(empty[:5]))

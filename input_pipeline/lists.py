@@ -17,6 +17,8 @@ class Item:
       PATH@START-STOP.
     path: where it should be.
     label: label as written, a number or a class name; None if there is none.
+      With several heads a tuple of those, in the order of the heads' names; of
+      a set with any number of labels a tuple of the texts there are.
     num_frames: frame count as written, or None.
     where: what to name in an error: the folder, or the file and line.
     segment: (start, stop) as written, stop being the first that is not in it;
@@ -27,7 +29,7 @@ class Item:
 
   name: str
   path: str
-  label: str | None
+  label: str | tuple[str | None, ...] | None
   num_frames: int | None
   where: str
   segment: tuple[float, float] | None = None
@@ -46,11 +48,17 @@ def is_integer(text):
   return re.fullmatch(r'-?\d+', text) is not None
 
 
-def read_classes(path):
+def split_labels(text, separator):
+  """Parts the labels of a video; there may be none."""
+  return tuple(part for part in map(str.strip, text.split(separator)) if part)
+
+
+def read_classes(path, key='data.classes'):
   """Reads class names, one a line.
 
   Args:
     path: text file; its line order is the order of the labels.
+    key: what to call it in errors.
 
   Returns:
     tuple of names.
@@ -58,7 +66,7 @@ def read_classes(path):
   Raises:
     ValueError: missing file, empty line or a name that stands twice.
   """
-  lines = read_lines(path, 'data.classes')
+  lines = read_lines(path, key)
   while lines and not lines[-1].strip():
     lines.pop()
   names = {}
@@ -75,12 +83,14 @@ def read_classes(path):
   return tuple(names)
 
 
-def read_list(path, root, classes, split, is_video=None):
+def read_list(path, root, classes, split, is_video=None, separator='',
+              may_lack=False):
   """Reads lines `path label` or `path num_frames label`.
 
   Paths, and class names where `classes` are given, may hold spaces: of the ways
   to read a line, one whose path exists is taken. In evaluation a line may be a
-  path alone: an unlabelled video.
+  path alone: an unlabelled video; or, of a set with any number of labels, one
+  that has none of the classes.
 
   Args:
     path: the list.
@@ -89,6 +99,9 @@ def read_list(path, root, classes, split, is_video=None):
     split: 'train' or 'eval'.
     is_video: function that tells whether there is a video of a name; None looks
       for its path.
+    separator: what parts the labels of a video that may have any number; '' if
+      it has one.
+    may_lack: training lines may be a path alone, too.
 
   Returns:
     list of Item.
@@ -100,17 +113,20 @@ def read_list(path, root, classes, split, is_video=None):
     def is_video(name):
       return os.path.exists(os.path.join(root, name))
   items = []
+  path_alone = split == 'eval' or may_lack or bool(separator)
   for number, line in enumerate(read_lines(path, f'data.{split}_list'), 1):
     if not line.strip():
       continue
     where = f'{path}, line {number}'
-    readings = _readings(line.strip(), classes, split)
+    readings = _readings(line.strip(), classes, path_alone, separator)
     if not readings:
       raise ValueError(
           f"{where}: {line.strip()!r} is neither 'path label' nor "
           "'path num_frames label'")
     name, label, num_frames = next(
         (r for r in readings if is_video(r[0])), readings[0])
+    if separator:
+      label = split_labels(label or '', separator)
     items.append(
         Item(name, os.path.join(root, name), label, num_frames, where))
   return items
@@ -126,12 +142,14 @@ def read_csv(path, config_data, split):
     split: 'train' or 'eval'.
 
   Returns:
-    list of Item. In evaluation an empty label is an unlabelled video. Segments
-    that are the same but for their label are told apart: the second is
-    PATH@START-STOP.2.
+    list of Item. In evaluation, or with `missing_labels` 'skip', an empty label
+    is an unlabelled video; of a set with any number of labels it is a video
+    that has none of the classes. Segments that are the same but for their
+    label are told apart: the second is PATH@START-STOP.2.
 
   Raises:
-    ValueError: missing file, column or value.
+    ValueError: missing file, column or value; lines without a label are
+      counted.
   """
   rows = csv.DictReader(read_lines(path, f'data.{split}_list', keepends=True))
   header = rows.fieldnames or []
@@ -141,27 +159,38 @@ def read_csv(path, config_data, split):
   if bool(config_data.csv_start) != bool(config_data.csv_stop):
     raise ValueError('data.csv_start and data.csv_stop go together: name both '
                      'columns, or none')
-  for key in ('csv_path', 'csv_label', 'csv_frames', 'csv_split', 'csv_start',
-              'csv_stop'):
-    column = config_data[key]
-    needed = column or key == 'csv_path' or (
-        key == 'csv_label' and split == 'train')
+  heads = {f'csv_labels.{head}': config_data.csv_labels[head]
+           for head in sorted(config_data.csv_labels)}
+  of_label = heads or {'csv_label': config_data.csv_label}
+  columns = {key: config_data[key]
+             for key in ('csv_path', 'csv_frames', 'csv_split', 'csv_start',
+                         'csv_stop')}
+  for key, column in {**columns, **of_label}.items():
+    needed = split == 'train' if key in of_label else (
+        column or key == 'csv_path')
     if needed and column not in header:
       raise ValueError(
           f'{path}: it has no column {column!r} (data.{key}); its columns are '
           f'{", ".join(header)}')
   values = {v.strip() for v in config_data[f'csv_{split}'].split(',')}
-  items = []
+  items, lacking = [], []
   for row in rows:
     where = f'{path}, line {rows.line_num}'
     if config_data.csv_split and (
         (row[config_data.csv_split] or '').strip() not in values):
       continue
     name = (row[config_data.csv_path] or '').strip()
-    label = (row.get(config_data.csv_label) or '').strip() or None
-    if not name or (label is None and split == 'train'):
-      missing = config_data.csv_label if name else config_data.csv_path
-      raise ValueError(f'{where}: column {missing!r} is empty')
+    texts = tuple((row.get(column) or '').strip() or None
+                  for column in of_label.values())
+    if not name:
+      raise ValueError(f'{where}: column {config_data.csv_path!r} is empty')
+    if config_data.labels == 'multi':
+      label = (split_labels(texts[0] or '', config_data.label_separator)
+               if config_data.csv_label in header else None)
+    else:
+      label = texts if heads else texts[0]
+      lacking += [(where, column) for text, column in zip(
+          texts, of_label.values(), strict=True) if text is None]
     frames = (row[config_data.csv_frames] or '').strip() if (
         config_data.csv_frames) else ''
     if frames and not (is_integer(frames) and int(frames) > 0):
@@ -170,6 +199,14 @@ def read_csv(path, config_data, split):
     items.append(Item(name + suffix, os.path.join(config_data.root, name),
                       label, int(frames) if frames else None, where, segment,
                       config_data.csv_unit))
+  if lacking and split == 'train' and config_data.missing_labels == 'fail':
+    where, column = lacking[0]
+    more = len({line for line, _ in lacking}) - 1
+    raise ValueError(
+        f'{where}: column {column!r} is empty'
+        + (f'; so it is in {more} more lines' if more else '')
+        + ". Label these videos, or leave them out with "
+        "data.missing_labels='skip'")
   if not items and config_data.csv_split:
     raise ValueError(
         f'{path}: no row has {" or ".join(sorted(values))} in column '
@@ -212,21 +249,25 @@ def _told_apart(items):
   return items
 
 
-def _readings(line, classes, split):
+def _readings(line, classes, path_alone, separator):
   """Returns the ways (path, label, num_frames) to read a line, best first."""
   words = [match.span() for match in re.finditer(r'\S+', line)]
   readings = []
-  longest = max((len(name.split()) for name in classes), default=1)
+  if separator and classes:
+    longest = len(words)
+  else:
+    longest = max((len(name.split()) for name in classes), default=1)
   for count in range(min(longest, len(words) - 1), 0, -1):
     label = line[words[-count][0]:]
-    if count > 1 and label not in classes:
+    parts = split_labels(label, separator) if separator else (label,)
+    if count > 1 and not set(parts) <= set(classes):
       continue
     rest = words[:-count]
     last = line[slice(*rest[-1])]
     if len(rest) > 1 and last.isdecimal() and int(last) > 0:
       readings.append((line[:rest[-2][1]], label, int(last)))
     readings.append((line[:rest[-1][1]], label, None))
-  if split == 'eval':
+  if path_alone:
     # Last, as a list of `path label` may name missing files; first if the
     # line cannot be anything else.
     readings.append((line, None, None))

@@ -15,9 +15,11 @@ import shutil
 import time
 
 import av
+import numpy as np
 import PIL
 
 from input_pipeline import beam_runs
+from input_pipeline import labels as labels_lib
 from input_pipeline import lists
 from input_pipeline import records
 from input_pipeline import reencode
@@ -68,13 +70,13 @@ def find(name, config_data):
   """
   records.check_name(name)
   splits, classes, ignored = sources.listing(config_data)
-  ids = {text: i for i, text in enumerate(classes)}
-  labels = {item.name: [] if item.label is None else [
-      sources.label_number(item, ids)]
-      for items in splits.values() for item in items}
+  multi = config_data.labels == 'multi'
+  labels = {item.name: [] if label is None else np.atleast_1d(label).tolist()
+            for items in splits.values() for item, label in zip(
+                items, labels_lib.resolve(items, classes, multi), strict=True)}
   return DataSet(
       name, {split: tuple(items) for split, items in splits.items()},
-      tuple(classes), labels, tuple(ignored),
+      classes, labels, tuple(ignored),
       (config_data.frame_template, config_data.first_frame))
 
 

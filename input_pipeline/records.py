@@ -17,6 +17,7 @@ import re
 import tempfile
 
 from input_pipeline import decode
+from input_pipeline import labels
 from input_pipeline import lists
 from input_pipeline import storage
 
@@ -178,14 +179,14 @@ class Prepared:
   """A prepared folder, in which videos are found by their names.
 
   Attributes:
-    classes: names of the classes.
+    classes: names of the classes, or {head: names}.
     splits: names of the splits.
     catalog: {name: Entry}.
   """
 
   def __init__(self, root):
     header = read_header(root)
-    self.classes = tuple(header['classes'])
+    self.classes = labels.ordered(header['classes'])
     self.splits = tuple(header['splits'])
     self.catalog = read_catalog(root)
     self._root = root

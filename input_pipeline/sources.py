@@ -1,6 +1,7 @@
 """Data sets: folders of classes, lists, CSV files; checked before training."""
 
 import collections
+from collections.abc import Mapping
 import dataclasses
 import hashlib
 import os
@@ -10,6 +11,7 @@ from absl import logging
 from input_pipeline import containers
 from input_pipeline import decode
 from input_pipeline import index
+from input_pipeline import labels as labels_lib
 from input_pipeline import lists
 from input_pipeline import records
 from input_pipeline import stored_flow
@@ -32,7 +34,9 @@ class Record:
     name: its path relative to the data's root, of a segment PATH@START-STOP;
       unique in the data set.
     path: where it is: a video file or a folder of frames.
-    label: class, 0 to the number of classes - 1; None if unlabelled.
+    label: class, 0 to the number of classes - 1; with several heads a tuple of
+      those; of a set with any number of labels a rising tuple of classes. None
+      if unlabelled. See `labels`.
     num_frames: frames that can be asked for, as `timing.grid` numbers them.
     entry: what the index knows of the whole video.
     start: the video's frame that is frame 0 here, numbered so, too.
@@ -41,7 +45,7 @@ class Record:
 
   name: str
   path: str
-  label: int | None
+  label: int | tuple[int, ...] | None
   num_frames: int
   entry: decode.IndexEntry
   start: int = 0
@@ -55,25 +59,39 @@ class Dataset:
   Attributes:
     split: 'train' or 'eval'.
     records: the videos, in a fixed order.
-    classes: class names, in the order of the labels.
+    classes: class names, in the order of the labels; with several heads
+      {head: names}, in the order of the heads' names.
     dropped: (name, reason) of each video or file that is not used.
     fingerprint: hash of the names, labels and contents of `records`.
+    multi: a video has any number of the classes.
   """
 
   split: str
   records: tuple[Record, ...]
-  classes: tuple[str, ...]
+  classes: tuple[str, ...] | dict[str, tuple[str, ...]]
   dropped: tuple[tuple[str, str], ...]
   fingerprint: str
+  multi: bool = False
 
   def summary(self):
     """Returns what a report should say of the set, as plain values."""
+    more = {}
+    if self.multi:
+      labels = [r.label for r in self.records]
+      found = labels_lib.counts(labels, self.classes, multi=True)
+      more = {'without_class': labels.count(()), 'videos_of_class': dict(zip(
+          self.classes, map(int, found), strict=True))}
+    several = isinstance(self.classes, Mapping)
     return {
         'split': self.split,
         'videos': len(self.records),
-        'unlabelled': sum(r.label is None for r in self.records),
+        'unlabelled': sum(
+            r.label is None or (several and -1 in r.label)
+            for r in self.records),
         'frames': sum(r.num_frames for r in self.records),
-        'classes': len(self.classes),
+        'classes': {h: len(names) for h, names in self.classes.items()}
+                   if several else len(self.classes),
+        **more,
         'sha256': self.fingerprint,
         'dropped': [list(item) for item in self.dropped],
     }
@@ -98,12 +116,15 @@ def load(config_data, split, index_file=''):
   if split not in SPLITS:
     raise ValueError(f"the split must be 'train' or 'eval', not {split!r}")
   timing.check(config_data)
+  labels_lib.check_keys(config_data)
+  if config_data.bad_videos not in ('skip', 'fail'):
+    raise ValueError("data.bad_videos must be 'skip' or 'fail', not "
+                     f'{config_data.bad_videos!r}')
   prepared = records.open_prepared(config_data.root)
   has_list = bool(_list_of(config_data, split))
-  if config_data.classes:
-    named = lists.read_classes(_find(config_data, config_data.classes))
-  else:
-    named = prepared.classes if prepared and not has_list else ()
+  named = _named_classes(config_data)
+  if prepared and not has_list and not named:
+    named = prepared.classes
   if has_list:
     items, ignored = _from_list(config_data, split, named, prepared), []
   elif prepared:
@@ -113,9 +134,11 @@ def load(config_data, split, index_file=''):
   if not items:
     raise ValueError(
         f'{_place(config_data, split)} holds no video for {split}')
-  classes = named or _derive_classes(config_data, split, items)
-  ids = {name: i for i, name in enumerate(classes)}
-  labels = [label_number(item, ids) for item in items]
+  if split == 'train':
+    items, unlabelled = _with_labels(config_data, items)
+    ignored = ignored + unlabelled
+  classes = _all_classes(config_data, split, items, named)
+  labels = labels_lib.resolve(items, classes, config_data.labels == 'multi')
   _check_unique(items)
   return _checked(config_data, split, items, labels, classes, ignored,
                   config_data.index_file or index_file)
@@ -134,8 +157,8 @@ def listing(config_data):
   Raises:
     ValueError: as `load`.
   """
-  named = lists.read_classes(_find(config_data, config_data.classes)) if (
-      config_data.classes) else ()
+  labels_lib.check_keys(config_data)
+  named = _named_classes(config_data)
   splits = {split: _from_list(config_data, split, named)
             for split in SPLITS if _list_of(config_data, split)}
   ignored = []
@@ -147,8 +170,8 @@ def listing(config_data):
       ignored += others
   for items in splits.values():
     _check_unique(items)
-  classes = named or _derive_classes(
-      config_data, 'train', next(iter(splits.values())))
+  classes = _all_classes(
+      config_data, 'train', next(iter(splits.values())), named)
   return splits, classes, ignored
 
 
@@ -238,22 +261,25 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
     logging.warning('%d segments end after their video and are cut at its end: '
                     '%s', len(cut), ', '.join(cut[:5]))
   where = _place(config_data, split)
-  if len(bad) > config_data.max_bad_fraction * len(items):
+  strict = config_data.bad_videos == 'fail'
+  if len(bad) > (0 if strict else config_data.max_bad_fraction * len(items)):
     shown = '; '.join(f'{name}: {reason}' for name, reason in bad[:3])
+    allowed = ("data.bad_videos='fail'" if strict else
+               f'data.max_bad_fraction={config_data.max_bad_fraction:g}')
     raise ValueError(
         f'{len(bad)} of {len(items)} videos of {where} are unusable, more than '
-        f'data.max_bad_fraction={config_data.max_bad_fraction:g} allows; '
-        f'the first: {shown}')
+        f'{allowed} allows; the first: {shown}')
   if not records:
     raise ValueError(f'{where} holds no usable video for {split}')
-  _check_classes_filled(records, classes, split, where, items)
+  if split == 'train':
+    labels_lib.check_filled(records, classes, items, where)
   for name, reason in bad:
     logging.warning('Dropped %s: %s', name, reason)
   fingerprint = index.fingerprint(
       (r.name, r.label, r.entry.digest + made)
       for r, made in zip(records, facts, strict=True))
-  return Dataset(split, tuple(records), tuple(classes),
-                 tuple(ignored + bad), fingerprint)
+  return Dataset(split, tuple(records), classes, tuple(ignored + bad),
+                 fingerprint, config_data.labels == 'multi')
 
 
 def extent(item, entry):
@@ -345,9 +371,16 @@ def _from_list(config_data, split, named, prepared=None):
   path = _find(config_data, _list_of(config_data, split))
   if path.lower().endswith('.csv'):
     items = lists.read_csv(path, config_data, split)
+  elif config_data.csv_labels:
+    raise ValueError(f'{path}: several heads (data.csv_labels) take a list in '
+                     'a CSV file, with a column for each')
   else:
-    items = lists.read_list(path, config_data.root, named, split,
-                            prepared and prepared.catalog.__contains__)
+    multi = config_data.labels == 'multi'
+    items = lists.read_list(
+        path, config_data.root, named, split,
+        prepared and prepared.catalog.__contains__,
+        config_data.label_separator if multi else '',
+        config_data.missing_labels == 'skip')
   return [prepared.find(item) for item in items] if prepared else items
 
 
@@ -395,6 +428,9 @@ def _from_folders(config_data, split):
     raise ValueError(
         f'there is nothing to load for {split}: set data.root, or '
         f'data.{split}_list')
+  if config_data.csv_labels:
+    raise ValueError(f'several heads (data.csv_labels) take a CSV file: set '
+                     f'data.{split}_list')
   splits = _split_folders(root)
   if splits:
     return _class_folders(config_data, os.path.join(root, splits[split]))
@@ -464,12 +500,57 @@ def _hold_out(videos, fraction, split):
   return [v for v in videos if (v.name in held_out) == (split == 'eval')]
 
 
-def _derive_classes(config_data, split, items):
+def _named_classes(config_data):
+  """Returns the class names that files give; () where none does."""
+  if not config_data.csv_labels:
+    return lists.read_classes(_find(config_data, config_data.classes)) if (
+        config_data.classes) else ()
+  if config_data.classes:
+    raise ValueError('data.classes is for one head; several '
+                     '(data.csv_labels) take data.head_classes')
+  files = config_data.head_classes
+  return {head: lists.read_classes(_find(config_data, files[head]),
+                                   f'data.head_classes.{head}')
+          if files.get(head) else ()
+          for head in labels_lib.heads_of(config_data)}
+
+
+def _with_labels(config_data, items):
+  """Returns the training items that have labels, and (name, reason) of others.
+
+  Raises:
+    ValueError: there are others, and the configuration allows none.
+  """
+  lacking = [item for item in items if not labels_lib.is_complete(item)]
+  if lacking and config_data.missing_labels == 'fail':
+    raise ValueError(
+        f'{lacking[0].where}: {lacking[0].name} has no label, nor have '
+        f'{len(lacking) - 1} more; label them, or leave them out with '
+        "data.missing_labels='skip'")
+  if len(lacking) == len(items):
+    raise ValueError(f'{_place(config_data, "train")}: no video has a label')
+  reason = "it has no label (data.missing_labels='skip')"
+  return ([item for item in items if labels_lib.is_complete(item)],
+          [(item.name, reason) for item in lacking])
+
+
+def _all_classes(config_data, split, items, named):
+  """Returns the class names, or {head: names}: named or derived."""
+  if not isinstance(named, Mapping):
+    return named or _derive_classes(config_data, split, items, None)
+  return {head: names or _derive_classes(config_data, split, items, head)
+          for head, names in named.items()}
+
+
+def _derive_classes(config_data, split, items, head):
   """Returns the class names that the training set implies."""
   train_list = _list_of(config_data, 'train')
   if train_list and split == 'eval':
     items = _from_list(config_data, 'train', ())
-  texts = {item.label for item in items if item.label is not None}
+  heads = labels_lib.heads_of(config_data)
+  number = heads.index(head) if head else None
+  texts = {text for item in items for text in labels_lib.texts_of(item, number)}
+  key = f'data.head_classes.{head}' if head else 'data.classes'
   if not train_list:
     top = config_data.root
     if top and os.path.isdir(top):
@@ -480,29 +561,18 @@ def _derive_classes(config_data, split, items):
         return tuple(folders)
     raise ValueError(
         f'{_place(config_data, split)}: the classes are not known; name them '
-        'in data.classes, or give data.train_list')
+        f'in {key}, or give data.train_list')
+  if not texts:
+    raise ValueError(f'{train_list}: no video has a label; name the classes in '
+                     f'{key}')
   if not all(map(lists.is_integer, texts)):
     return tuple(sorted(texts))
   numbers = {int(t) for t in texts}
   if min(numbers) > 0:
     raise ValueError(
         f'{train_list}: no video has label 0, the least is {min(numbers)}; '
-        'labels count from 0, or name the classes in data.classes')
+        f'labels count from 0, or name the classes in {key}')
   return tuple(str(i) for i in range(max(numbers) + 1))
-
-
-def label_number(item, ids):
-  """Returns an item's class number; a name goes before a number."""
-  if item.label is None:
-    return None
-  if item.label in ids:
-    return ids[item.label]
-  if lists.is_integer(item.label) and 0 <= int(item.label) < len(ids):
-    return int(item.label)
-  first, *_, last = *ids, *ids
-  raise ValueError(
-      f'{item.where}: label {item.label!r} is outside the {len(ids)} classes '
-      f'(0 {first!r} to {len(ids) - 1} {last!r})')
 
 
 def _check_unique(items):
@@ -513,20 +583,3 @@ def _check_unique(items):
           f'{item.where}: {item.name} stands twice, before at '
           f'{seen[item.name]}')
     seen[item.name] = item.where
-
-
-def _check_classes_filled(records, classes, split, where, items):
-  if split != 'train':
-    return
-  filled = collections.Counter(r.label for r in records)
-  empty = [name for i, name in enumerate(classes) if not filled[i]]
-  if not empty:
-    return
-  listed = {item.label for item in items}
-  broken = [name for name in empty
-            if name in listed or str(classes.index(name)) in listed]
-  if broken:
-    raise ValueError(
-        f'{where}: no video of class {broken[0]!r} is usable')
-  logging.warning('%d classes have no training video: %s', len(empty),
-                  ', '.join(empty[:5]))

@@ -13,6 +13,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from input_pipeline import labels
 from input_pipeline import sampling
 from input_pipeline import stacks
 
@@ -172,44 +173,16 @@ def flip(frames):
   return frames
 
 
-def flip_labels(flip_pairs, classes):
-  """Resolves which class a horizontally flipped clip belongs to.
-
-  Args:
-    flip_pairs: pairs of class names that a flip turns into each other.
-    classes: class names, in the order of the labels.
-
-  Returns:
-    int32 [K]: the label after the flip, for each label.
-
-  Raises:
-    ValueError: a name that is no class, or stands in two pairs.
-  """
-  labels = np.arange(len(classes), dtype=np.int32)
-  ids = {name: i for i, name in enumerate(classes)}
-  seen = set()
-  for pair in flip_pairs:
-    for name in pair:
-      if name not in ids:
-        raise ValueError(f'data.flip_pairs: {name!r} is no class of the data')
-      if name in seen:
-        raise ValueError(f'data.flip_pairs: {name!r} stands in two pairs')
-      seen.add(name)
-    first, second = (ids[name] for name in pair)
-    labels[first], labels[second] = second, first
-  return labels
-
-
 def train_clip(rng, frames, label, data, crop_size, flipped):
   """Crops and flips a training clip at random.
 
   Args:
     rng: `np.random.Generator`.
     frames: uint8 [T, H, W, C], resized.
-    label: class, -1 if none.
+    label: as `labels.encode` makes it.
     data: the section `data` of the configuration.
     crop_size: (height, width).
-    flipped: what `flip_labels` resolved.
+    flipped: what `labels.flips` resolved.
 
   Returns:
     (uint8 [T, *crop_size, C], label).
@@ -222,7 +195,7 @@ def train_clip(rng, frames, label, data, crop_size, flipped):
     frames = center_crop(frames, crop_size)
   if rng.random() < data.flip:
     frames = flip(frames)
-    label = int(flipped[label]) if label >= 0 else label
+    label = labels.flip(label, flipped)
   return frames, label
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from input_pipeline import labels
 from input_pipeline import sampling
 from input_pipeline import transforms
 
@@ -103,12 +104,12 @@ def test_crop_larger_than_frame_is_refused():
 
 def test_flip_swaps_labels_by_name():
   classes = ('push left', 'wave', 'push right')
-  labels = transforms.flip_labels([('push right', 'push left')], classes)
-  assert labels.tolist() == [2, 1, 0]
+  flipped = labels.flips([('push right', 'push left')], classes)
+  assert flipped.tolist() == [2, 1, 0]
   with pytest.raises(ValueError, match="'push up' is no class"):
-    transforms.flip_labels([('push up', 'wave')], classes)
+    labels.flips([('push up', 'wave')], classes)
   with pytest.raises(ValueError, match="'wave' stands in two pairs"):
-    transforms.flip_labels(
+    labels.flips(
         [('wave', 'push left'), ('push right', 'wave')], classes)
 
 

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from input_pipeline import batches
+from input_pipeline import labels
 from input_pipeline import sources
 from input_pipeline import transforms
 from vidattn_jax.editor import collected
@@ -48,7 +49,7 @@ def training_inputs(config, workdir) -> train.Inputs:
   """
   transforms.check_train(config)
   sets = _load(config, workdir, ('train', 'eval'))
-  transforms.flip_labels(config.data.flip_pairs, sets['train'].classes)
+  labels.flips(config.data.flip_pairs, sets['train'].classes)
   annotate = None
   if config.data.edits:
     sets['train'], annotate = _edited(config.data, sets['train'])
