@@ -121,11 +121,18 @@ def resolve(items, classes, multi=False):
     return -1
 
   for item in items:
-    if item.label is None or isinstance(item.label, str):
-      labels.append(None if item.label is None else
-                    number(item, item.label, ''))
+    if item.label is None:
+      labels.append(None)
     elif multi:
-      labels.append(tuple(sorted({number(item, t, '') for t in item.label})))
+      labels.append(tuple(sorted({number(item, text, '')
+                                  for text in texts_of(item)})))
+    elif isinstance(item.label, str):
+      labels.append(number(item, item.label, ''))
+    elif len(item.label) != len(heads):
+      raise ValueError(
+          f'{item.where}: {item.name} has {len(item.label)} labels; a video has '
+          f'one of each of {len(heads)} heads, unless '
+          "data.labels='multi' allows any number")
     else:
       label = tuple(-1 if text is None else number(item, text, head)
                     for text, head in zip(item.label, heads, strict=True))

@@ -253,14 +253,13 @@ def _readings(line, classes, path_alone, separator):
   """Returns the ways (path, label, num_frames) to read a line, best first."""
   words = [match.span() for match in re.finditer(r'\S+', line)]
   readings = []
-  if separator and classes:
-    longest = len(words)
-  else:
-    longest = max((len(name.split()) for name in classes), default=1)
+  longest = len(words) if separator else (
+      max((len(name.split()) for name in classes), default=1))
   for count in range(min(longest, len(words) - 1), 0, -1):
     label = line[words[-count][0]:]
     parts = split_labels(label, separator) if separator else (label,)
-    if count > 1 and not set(parts) <= set(classes):
+    if count > 1 and not all(part in classes or (separator and is_integer(part))
+                             for part in parts):
       continue
     rest = words[:-count]
     last = line[slice(*rest[-1])]

@@ -379,9 +379,17 @@ def test_unreadable_videos_do_not_count_and_too_many_stop_the_run(
   train.train_and_evaluate(c, tmp_path / 'few', small.inputs(c, bad=(3, 5)))
   assert ('2 training videos could not be read and did not count: train3, '
           'train5') in capsys.readouterr().err
+  # The card names them, also that of a run which only goes on.
+  train.train_and_evaluate(c, tmp_path / 'few', small.inputs(c))
+  card = json.loads((tmp_path / 'few/eval/step9_2x1x1.json').read_text())
+  assert card['data']['train']['unreadable'] == ['train3', 'train5']
   with pytest.raises(train.TrainingError, match='max_bad_fraction'):
     train.train_and_evaluate(c, tmp_path / 'many',
                              small.inputs(c, bad=(3, 5, 7, 9)))
+  c.data.update(bad_videos='fail', max_bad_fraction=1.0)
+  with pytest.raises(train.TrainingError,
+                     match=r"than data\.bad_videos='fail' allows: train3"):
+    train.train_and_evaluate(c, tmp_path / 'none', small.inputs(c, bad=(3,)))
 
 
 def test_masked_clips_leave_the_loss_alone():

@@ -49,6 +49,7 @@ def _predict(arguments):
     return predictor.scores(transforms.views_from_recipe(
         predictor.pixels, length, lambda indices: read(indices + start)))
 
+  needed = transforms.frames_needed(predictor.pixels)
   table = csv.writer(sys.stdout)
   if arguments.window:
     table.writerow(('video', 'start_frame', 'end_frame', 'start_seconds',
@@ -57,9 +58,14 @@ def _predict(arguments):
   for path in arguments.videos:
     try:
       entry, _, read = open_video(path, predictor)
+      if min(entry.num_frames, arguments.window or entry.num_frames) < needed:
+        raise decode.VideoError(
+            path, f'the network takes {needed} frames or more '
+            f"(data.short_clips='fail'), it has {entry.num_frames}" + (
+                f', a window {arguments.window}' if arguments.window else ''))
       if arguments.window:
         _predict_windows(table, predictor, functools.partial(score, read),
-                         path, entry, arguments.window, stride)
+                         path, entry, arguments.window, stride, needed)
         continue
       top = predict.top_classes(
           predictor, score(read, 0, entry.num_frames), arguments.top)
@@ -121,13 +127,21 @@ def _fields(read, bound, indices):
   return flow.fields(read, indices, _flow_method(), bound)
 
 
-def _predict_windows(table, predictor, score, path, entry, window, stride):
-  """Writes one row for each place of a window; the last may be shorter."""
+def _predict_windows(table, predictor, score, path, entry, window, stride,
+                     needed):
+  """Writes one row for each place of a window.
+
+  The last may be shorter, but has the frames that the network needs.
+  """
   from vidattn_jax.tools import predict
   rate = entry.rate or None
   start = 0
   while True:
     length = min(window, entry.num_frames - start)
+    if length < needed:
+      print(f'{path}: the last {length} frames are too few for a clip.',
+            file=sys.stderr)
+      return
     [(name, share)] = predict.top_classes(
         predictor, score(start, length), 1)
     seconds = [f'{f / rate:.3f}' if rate else ''

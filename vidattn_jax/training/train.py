@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
-import contextlib
 import dataclasses
 import math
-import signal
 from typing import Any
 
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 import vidattn_jax
@@ -23,6 +20,7 @@ from vidattn_jax.training import optim
 from vidattn_jax.training import report
 from vidattn_jax.training import sharding
 from vidattn_jax.training import state as state_lib
+from vidattn_jax.training import stop_signal
 from vidattn_jax.training import workdir as workdir_lib
 from vidattn_jax.training import writer as writer_lib
 
@@ -208,12 +206,15 @@ class _Run:
                            inputs.steps_per_epoch)
     step = int(state.step)
     saved = step if step else None
+    if step:
+      self.unreadable.update(
+          self.checkpoints.description(step).get('unreadable', ()))
     result = None
     if step >= self.total_steps:
       writer_lib.say(f'The run is finished: step {step} of '
                      f'{self.total_steps}.')
       result = self.evaluate(state)
-      report.report(self.config, self.workdir, inputs, result, step)
+      report.report(self.config, self.workdir, self.told(), result, step)
       return result
 
     writer = writer_lib.Writer(self.workdir, step)
@@ -224,7 +225,7 @@ class _Run:
     pending = None
     sums = {}
     try:
-      with _StopSignal() as stop:
+      with stop_signal.StopSignal() as stop:
         batch = progress.wait_for(batches)
         while step < self.total_steps:
           state, metrics = train_step(state, _on_devices(self.mesh, batch),
@@ -254,7 +255,8 @@ class _Run:
             result = self.evaluate(state)
             summary = result.summary()
             if step < self.total_steps:
-              report.write_result(config, self.workdir, inputs, result, step)
+              report.write_result(config, self.workdir, self.told(), result,
+                                  step)
             writer.write(step, step / inputs.steps_per_epoch, 'eval', summary)
             if summary.get('videos'):
               writer_lib.say(
@@ -283,8 +285,14 @@ class _Run:
       writer_lib.say(f'{len(names)} training videos could not be read and did '
                      f'not count: {", ".join(names[:10])}'
                      + (' ...' if len(names) > 10 else ''))
-    report.report(config, self.workdir, inputs, result, step)
+    report.report(config, self.workdir, self.told(), result, step)
     return result
+
+  def told(self) -> Inputs:
+    """Returns the inputs; their card names what training could not read."""
+    card = self.inputs.card
+    return dataclasses.replace(self.inputs, card={**card, 'train': {
+        **card['train'], 'unreadable': sorted(self.unreadable)}})
 
   def check(self, step, batch, metrics, sums, saved):
     """Adds a step's figures to the sums and stops at the first bad one."""
@@ -295,12 +303,11 @@ class _Run:
     self.slots += self.config.batch_size
     if math.isfinite(metrics['count']):
       self.empty += self.config.batch_size - metrics['count']
-    most = self.config.data.max_bad_fraction * max(
-        self.slots, len(self.inputs.train_names))
+    most, allowed = _most_bad(self.config.data, max(
+        self.slots, len(self.inputs.train_names)))
     if self.empty > most:
       raise TrainingError(
-          'More training videos can no longer be read than '
-          f'data.max_bad_fraction={self.config.data.max_bad_fraction} allows: '
+          f'More training videos can no longer be read than {allowed} allows: '
           f'{", ".join(sorted(self.unreadable)[:5]) or "on other hosts"}.')
     if not (math.isfinite(metrics['loss'])
             and math.isfinite(metrics['grad_norm'])):
@@ -346,6 +353,7 @@ class _Run:
     """Returns what a checkpoint carries beside the weights."""
     return {
         'format': 1, 'step': step, 'model': self.arguments,
+        'unreadable': sorted(self.unreadable),
         'classes': list(self.inputs.classes), 'pixels': self.inputs.pixels,
         'data': self.inputs.card, 'config': report.plain(self.config),
         'version': vidattn_jax.__version__, 'revision': report.revision()}
@@ -378,11 +386,11 @@ def make_evaluator(config, mesh, model):
         inputs.classes, config.eval.average, config.data.modality, progress,
         model.branch_names, observe)
     bad = result.unreadable
-    if len(bad) > config.data.max_bad_fraction * len(inputs.eval_names):
+    most, allowed = _most_bad(config.data, len(inputs.eval_names))
+    if len(bad) > most:
       raise TrainingError(
           f'{len(bad)} of {len(inputs.eval_names)} evaluation videos can no '
-          'longer be read, more than data.max_bad_fraction='
-          f'{config.data.max_bad_fraction} allows: {", ".join(bad[:5])}.')
+          f'longer be read, more than {allowed} allows: {", ".join(bad[:5])}.')
     return result
 
   return run
@@ -465,6 +473,14 @@ def _evaluate(config, mesh, model, variables, inputs, observe=None):
   return result
 
 
+def _most_bad(data, total):
+  """Returns how many of the videos may be bad, and the key that says so."""
+  if data.bad_videos == 'fail':
+    return 0, "data.bad_videos='fail'"
+  return (data.max_bad_fraction * total,
+          f'data.max_bad_fraction={data.max_bad_fraction}')
+
+
 def _interval(epochs: float, steps_per_epoch: int) -> int:
   return max(1, round(epochs * steps_per_epoch))
 
@@ -475,37 +491,3 @@ def _on_devices(mesh, batch: dict) -> Any:
       mesh, {key: batch[key] for key in (
           'video', 'label', 'mask', 'temporal_target', 'temporal_mask')
              if key in batch})
-
-
-class _StopSignal:
-  """Turns SIGTERM and the first Ctrl-C into a wish to stop after a step."""
-
-  def __init__(self):
-    self._received = False
-    self._previous = {}
-
-  def __enter__(self):
-    # With several processes JAX's own handler tells all of them.
-    if jax.process_count() > 1:
-      return self
-    for number in (signal.SIGTERM, signal.SIGINT):
-      # Only the main thread may set handlers.
-      with contextlib.suppress(ValueError):
-        self._previous[number] = signal.signal(number, self._receive)
-    return self
-
-  def __exit__(self, *unused):
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-
-  def _receive(self, number, frame):
-    del frame
-    self._received = True
-    # A second one acts at once.
-    signal.signal(number, self._previous[number])
-
-  def requested(self, step: int) -> bool:
-    """Tells whether to stop; the same answer on every process."""
-    if jax.process_count() == 1:
-      return self._received
-    return multihost_utils.reached_preemption_sync_point(step)

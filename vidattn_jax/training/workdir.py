@@ -14,8 +14,8 @@ from vidattn_jax.training import report
 _FREE_KEYS = ('eval.', 'checkpoint.', 'mesh.', 'log_every_steps',
               'compile_cache', 'data.root', 'data.index_file',
               'data.cache_frames', 'data.workers', 'data.threads',
-              'data.prefetch', 'data.max_bad_fraction', 'data.decode_seconds',
-              'data.max_pixels')
+              'data.prefetch', 'data.bad_videos', 'data.max_bad_fraction',
+              'data.decode_seconds', 'data.max_pixels')
 
 
 class WorkdirError(ValueError):
