@@ -28,7 +28,7 @@ def get_config():
   # A name that `vidattn_jax.models.get_model` knows: tsn_r50, tsm_r18, ...
   model.name = 'tsn_r50'
   # Number of classes; 0 takes it from the data set.
-  model.num_classes = 0
+  model.num_classes = config_dict.FieldReference(0, field_type=object)
   # Frames per clip.
   model.num_frames = 8
   # Height and width of the clip that the network sees in training, pixels.

@@ -130,8 +130,8 @@ def resolve(items, classes, multi=False):
       labels.append(number(item, item.label, ''))
     elif len(item.label) != len(heads):
       raise ValueError(
-          f'{item.where}: {item.name} has {len(item.label)} labels; a video has '
-          f'one of each of {len(heads)} heads, unless '
+          f'{item.where}: {item.name} has {len(item.label)} labels; a video '
+          f'has one of each of {len(heads)} heads, unless '
           "data.labels='multi' allows any number")
     else:
       label = tuple(-1 if text is None else number(item, text, head)
