@@ -152,6 +152,26 @@ def decode_folder(path, indices, template='{:05d}.jpg', first_frame=1,
   return np.stack([frames[int(i)] for i in indices])
 
 
+def check_images(path, entry, template='{:05d}.jpg', first_frame=1,
+                 limits=containers.LIMITS):
+  """Reads all frames of a folder or archive of images, one after the other.
+
+  Args:
+    path: see `decode_folder`.
+    entry: what `probe_folder` or `probe` told of it.
+    template: file name by frame number.
+    first_frame: number of the first frame in the file names.
+    limits: `containers.Limits`.
+
+  Raises:
+    VideoError: an image is missing or unreadable, or sizes differ.
+  """
+  for i in range(entry.num_frames):
+    size = decode_folder(path, [i], template, first_frame, limits).shape[1:3]
+    if size != (entry.height, entry.width):
+      raise _changing(path, {size, (entry.height, entry.width)})
+
+
 def _in_archive(path, numbers, limits):
   """Yields (name, image in memory) of an archive of images."""
   with containers.naming(path, limits,

@@ -13,6 +13,7 @@ import time
 from absl import logging
 
 from input_pipeline import containers
+from input_pipeline import decode
 from input_pipeline import probing
 from input_pipeline import storage
 
@@ -121,6 +122,8 @@ def _probe(path, mode, frame_template, first_frame, limits, contents):
         medium = storage.media(path)
         entry = probing.probe(path, mode, medium, limits)
         files = [path if isinstance(medium, str) else medium]
+      if contents and entry.codec == 'folder' and not entry.error:
+        decode.check_images(path, entry, frame_template, first_frame, limits)
       digest = content = ''
       if not entry.error:
         digest = _digest([files[0], files[-1]] if len(files) > 1 else files,

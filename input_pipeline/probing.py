@@ -8,6 +8,7 @@ which makes leaving out B-frames safe.
 """
 
 import dataclasses
+import io
 
 import av
 from av.video import frame as av_frame
@@ -15,6 +16,7 @@ from PIL import Image
 
 from input_pipeline import containers
 from input_pipeline import storage
+from input_pipeline import zips
 
 # A file whose header promises more frames than this multiple of what decodes
 # has lost its end. Headers that are off by one or two frames are common.
@@ -104,6 +106,8 @@ def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
   """
   if mode not in ('decode', 'header'):
     raise ValueError(f"data.index must be 'decode' or 'header', not {mode!r}")
+  if zips.is_archive(medium):
+    return _probe_archive(path, medium, limits)
   scan = _Scan()
   error, passing = '', False
   try:
@@ -165,6 +169,21 @@ def probe_folder(path, template='{:05d}.jpg', first_frame=1,
   except containers.VideoError as error:
     return IndexEntry(codec='folder', error=error.reason, passing=error.passing)
   return IndexEntry(num_frames, height, width, codec='folder')
+
+
+def _probe_archive(path, medium, limits):
+  """Counts the images of an archive in memory."""
+  try:
+    with containers.naming(path, limits, 'damaged archive of images'):
+      blob = medium.getbuffer()
+      spans = zips.members(blob)
+      if not spans:
+        raise containers.VideoError(path, 'it holds no frame')
+      with Image.open(io.BytesIO(blob[slice(*spans[0])])) as image:
+        width, height = image.size
+  except containers.VideoError as error:
+    return IndexEntry(codec='folder', error=error.reason)
+  return IndexEntry(len(spans), height, width, codec='folder')
 
 
 @dataclasses.dataclass

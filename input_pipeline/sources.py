@@ -144,11 +144,12 @@ def load(config_data, split, index_file=''):
                   config_data.index_file or index_file)
 
 
-def listing(config_data):
+def listing(config_data, unique=True):
   """Finds the videos of all splits, without looking at them.
 
   Args:
     config_data: the section `data` of the configuration.
+    unique: whether a name may stand in a split only once.
 
   Returns:
     ({split: [lists.Item]}, class names, [(name, reason)] of files that are no
@@ -168,7 +169,7 @@ def listing(config_data):
       splits[split], others = _class_folders(
           config_data, os.path.join(config_data.root, folder))
       ignored += others
-  for items in splits.values():
+  for items in splits.values() if unique else ():
     _check_unique(items)
   classes = _all_classes(
       config_data, 'train', next(iter(splits.values())), named)

@@ -26,6 +26,12 @@ def pack(files):
   return blob.getvalue()
 
 
+def is_archive(medium):
+  """Tells whether `io.BytesIO` holds an archive; False for anything else."""
+  return isinstance(medium, io.BytesIO) and (
+      bytes(medium.getbuffer()[:4]) == b'PK\3\4')
+
+
 def members(blob):
   """Returns where the members of an archive lie.
 

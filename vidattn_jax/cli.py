@@ -14,8 +14,8 @@ from vidattn_jax.commands import videos
 
 _COMMANDS = (videos.add_predict, videos.add_explain, scores.add_fuse,
              scores.add_compare, networks.add_complexity, networks.add_convert,
-             data.add_datasets, data.add_prepare, flow.add_flow,
-             editing.add_edit, editing.add_edits,
+             data.add_datasets, data.add_prepare, data.add_check_data,
+             flow.add_flow, editing.add_edit, editing.add_edits,
              detection.add_evaluate_detections)
 
 

@@ -104,6 +104,75 @@ def _prepare(arguments):
   return 0
 
 
+def add_check_data(commands):
+  """Adds `vidattn check-data`."""
+  parser = commands.add_parser(
+      'check-data', help='look through a data set before training on it',
+      description='Decodes every video to its end, in parallel, and reports '
+      'true lengths, damage, wrong labels, duplicates and leakage. Writes '
+      'report.txt, report.json and, for data.index_file of a training, '
+      'index.json. The same command goes on where a stopped one was. Ends '
+      'with 1 if there are problems.')
+  parser.add_argument('source', nargs='?', default='', metavar='ROOT',
+                      help='root of the videos, or a prepared folder')
+  parser.add_argument('--config', metavar='FILE', help='configuration whose '
+                      'data is meant; ROOT goes before its data.root')
+  parser.add_argument('--out', default='check-data', metavar='DIR',
+                      help='where the report and the index are written '
+                      '(default: check-data)')
+  parser.add_argument('--threads', type=int, default=os.cpu_count(),
+                      metavar='N', help='videos decoded at the same time '
+                      '(default: the number of cores)')
+  parser.add_argument('--few', type=int, default=5, metavar='N',
+                      help='name classes with fewer training videos (default: '
+                      '5)')
+  _add_lists(parser)
+  parser.set_defaults(run=_check_data)
+
+
+def _check_data(arguments):
+  import json
+
+  import tqdm
+
+  from input_pipeline import check
+  from input_pipeline import containers
+  from input_pipeline import storage
+  limits, index_file = containers.LIMITS, ''
+  if arguments.config:
+    from vidattn_jax.tools import networks
+    data = networks.load_config(arguments.config).data
+    data = data.copy_and_resolve_references()
+    data.root = arguments.source or data.root
+    limits, index_file = containers.limits_of(data), data.index_file
+  else:
+    data = _config_data(arguments)
+  if not data.root:
+    raise ValueError('give the ROOT of the videos, or --config=FILE with '
+                     'data.root')
+  found = check.find(data)
+  index_file = index_file or storage.join(arguments.out, 'index.json')
+  count = len({i.path for items in found.splits.values() for i in items})
+  with tqdm.tqdm(total=count, unit='video', file=sys.stderr) as bar:
+
+    def progress(path, entry):
+      if entry.error:
+        bar.write(f'{path}: {entry.error}', file=sys.stderr)
+      bar.update()
+
+    report = check.run(
+        found, index_file, arguments.threads, data.frame_template,
+        data.first_frame, limits, arguments.few, progress)
+  text = check.to_text(report)
+  for name, content in (('report.json', json.dumps(report, indent=1)),
+                        ('report.txt', text)):
+    storage.write_bytes(storage.join(arguments.out, name), content.encode())
+  print(text)
+  print(f'Written to {arguments.out}. Train with --config.data.index_file='
+        f'{index_file}')
+  return 0 if report['ok'] else 1
+
+
 def add_datasets(commands):
   """Adds `vidattn datasets`."""
   parser = commands.add_parser(

@@ -1,0 +1,290 @@
+"""Looks through a whole data set before anybody trains on it.
+
+Every file is decoded to its end. What is found goes to a report, and to the
+index that training uses, so that lengths are true and seeking is safe.
+"""
+
+import collections
+import contextlib
+import dataclasses
+
+import av
+import numpy as np
+
+from input_pipeline import containers
+from input_pipeline import index
+from input_pipeline import lists
+from input_pipeline import records
+from input_pipeline import sources
+
+# Lines of each kind that the readable report shows; the JSON file has all.
+_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What a data set says it holds, not yet looked at.
+
+  Attributes:
+    splits: {split: [lists.Item]}.
+    classes: class names; () if there are none.
+    ignored: (name, reason) of files that are not taken for videos.
+    mistakes: sentences about lists and labels.
+  """
+
+  splits: dict
+  classes: tuple = ()
+  ignored: tuple = ()
+  mistakes: tuple = ()
+
+
+def find(config_data):
+  """Finds the videos of a root, of lists or of a prepared folder.
+
+  Args:
+    config_data: the section `data` of a configuration.
+
+  Returns:
+    Found. Mistakes in labels and names are all listed.
+
+  Raises:
+    ValueError: there is nothing to look at.
+  """
+  prepared = records.open_prepared(config_data.root)
+  if prepared:
+    found = Found({split: prepared.items(split) for split in prepared.splits},
+                  prepared.classes)
+  elif config_data.train_list or config_data.eval_list:
+    found = Found(*sources.listing(config_data, unique=False))
+  else:
+    found = _find_below(config_data)
+  ids = {name: i for i, name in enumerate(found.classes)}
+  mistakes = []
+  for split, items in found.splits.items():
+    seen = {}
+    for item in items:
+      if item.name in seen:
+        mistakes.append(f'{item.where}: {item.name} stands twice, before at '
+                        f'{seen[item.name]}')
+      seen[item.name] = item.where
+      if not found.classes:
+        continue
+      if item.label is None and split == 'train':
+        mistakes.append(f'{item.where}: {item.name} has no label')
+      try:
+        sources.label_number(item, ids)
+      except ValueError as error:
+        mistakes.append(str(error))
+  return dataclasses.replace(found, mistakes=tuple(mistakes))
+
+
+def _find_below(config_data):
+  """Takes class folders, or any videos below the root."""
+  naming = config_data.frame_template, config_data.first_frame
+  everything = sources.gather_videos([config_data.root], (), *naming)
+  try:
+    splits, classes, ignored = sources.listing(config_data, unique=False)
+  except ValueError:
+    items = [lists.Item(name, path, None, None, config_data.root)
+             for name, path in everything.items()]
+    return Found({records.WHOLE: items})
+  listed = {item.name for items in splits.values() for item in items}
+  ignored = [*ignored, *((name, 'it lies in no class folder')
+                         for name in everything if name not in listed)]
+  return Found(splits, classes, tuple(dict(ignored).items()))
+
+
+def run(found, index_file='', threads=None, frame_template='{:05d}.jpg',
+        first_frame=1, limits=containers.LIMITS, least=5, progress=None):
+  """Decodes every video, and reports.
+
+  A run that was stopped goes on where it was, with the same `index_file`.
+
+  Args:
+    found: Found.
+    index_file: JSON file that keeps the index; training takes it as
+      `data.index_file`.
+    threads: videos decoded at the same time; None takes one a core.
+    frame_template: file name by frame number, for frame folders.
+    first_frame: number of the first frame in those names.
+    limits: `containers.Limits`.
+    least: videos of a class, in each split but evaluation ones, below which it
+      is named.
+    progress: function of (path, `IndexEntry`), called for each video once.
+
+  Returns:
+    dict of plain values (JSON), see `to_text` for what it says.
+  """
+  items = [(split, item) for split, group in found.splits.items()
+           for item in group]
+  dropped = [(item, item.entry.error) for _, item in items if not item.path]
+  items = [(split, item) for split, item in items if item.path]
+  entries = index.build(
+      [item.path for _, item in items], 'decode', index_file, threads,
+      frame_template, first_frame, limits, contents=True, report=progress)
+  videos, bad = [], [{'name': item.name, 'where': item.where, 'reason': reason}
+                     for item, reason in dropped]
+  for split, item in items:
+    entry = entries[item.path]
+    videos.append(_describe(split, item, entry))
+    reason = entry.error or sources.extent(item, entry)[3]
+    if not reason and item.entry and item.entry.num_frames != entry.num_frames:
+      reason = (f'its catalog promises {item.entry.num_frames} frames, '
+                f'{entry.num_frames} decode')
+    if reason:
+      bad.append({'name': item.name, 'where': item.where, 'reason': reason})
+  good = [v for v in videos if not v['error']]
+  unlike = [v for v in good
+            if v['header_frames'] and v['header_frames'] != v['frames']]
+  twins = _twins(videos)
+  few, empty = _few(found, good, least)
+  report = {
+      'videos': videos,
+      'bad': bad,
+      'mistakes': list(found.mistakes),
+      'header_differs': [{key: v[key] for key in (
+          'name', 'split', 'frames', 'header_frames')} for v in unlike],
+      'leaks': [t for t in twins if len({v['split'] for v in t}) > 1],
+      'conflicts': [t for t in twins if len({str(v['label']) for v in t}) > 1],
+      'duplicates': twins,
+      'empty_classes': empty,
+      'small_classes': few,
+      'ignored': [list(pair) for pair in found.ignored],
+      'summary': _summary(found, videos, good),
+  }
+  report['ok'] = not any(report[key] for key in (
+      'bad', 'mistakes', 'leaks', 'conflicts', 'empty_classes'))
+  return report
+
+
+def _describe(split, item, entry):
+  return {
+      'name': item.name, 'split': split, 'place': item.path,
+      'label': item.label, 'frames': entry.num_frames,
+      'header_frames': entry.header_frames, 'width': entry.width,
+      'height': entry.height, 'rotation': entry.rotation,
+      'codec': entry.codec, 'rate': round(entry.rate, 3),
+      'variable_rate': _is_variable(entry), 'found_by': entry.seekability(),
+      'bytes': entry.size, 'sha256': entry.content, 'error': entry.error}
+
+
+def _is_variable(entry):
+  """Tells whether frames are seen for times that differ by over a tenth."""
+  steps = np.diff(entry.times())
+  if len(steps) < 2 or steps.mean() <= 0:
+    return False
+  # Times are rounded to whole units.
+  return bool(np.ptp(steps) > max(0.1 * steps.mean(), 2))
+
+
+def _twins(videos):
+  """Returns the groups of videos whose files have the same bytes."""
+  groups = collections.defaultdict(dict)
+  for video in videos:
+    if video['sha256'] and video['bytes']:
+      # Segments of one file are no twins, but may be in two splits.
+      key = video['split'], video['place']
+      groups[video['sha256']].setdefault(key, {
+          k: video[k] for k in ('name', 'split', 'label')})
+  return [list(group.values()) for group in groups.values() if len(group) > 1]
+
+
+def _few(found, good, least):
+  """Returns classes with few usable videos, and those without any."""
+  few, empty = [], []
+  ids = {name: i for i, name in enumerate(found.classes)}
+  for split, items in found.splits.items():
+    if split not in ('train', records.WHOLE):
+      continue
+    usable = {v['name'] for v in good if v['split'] == split}
+    counts = collections.Counter()
+    for item in items:
+      if item.name in usable:
+        with contextlib.suppress(ValueError):  # told among the mistakes
+          counts[sources.label_number(item, ids)] += 1
+    empty += [name for name, i in ids.items() if not counts[i]]
+    few += [[name, counts[i]] for name, i in ids.items()
+            if 0 < counts[i] < least]
+  return few, empty
+
+
+def _summary(found, videos, good):
+  by_place = {v['place']: v for v in good}.values()
+  seconds = sum(v['frames'] / v['rate'] for v in by_place if v['rate'])
+  return {
+      'videos': {split: len(items) for split, items in found.splits.items()},
+      'files': len({v['place'] for v in videos}),
+      'classes': len(found.classes),
+      'frames': sum(v['frames'] for v in by_place),
+      'hours': round(seconds / 3600, 3),
+      'bytes': sum(v['bytes'] for v in by_place),
+      'codecs': _count(by_place, 'codec'),
+      'found_by': _count(by_place, 'found_by'),
+      'sizes': _count(by_place, 'width', 'height'),
+      'rotated': sum(v['rotation'] != 0 for v in by_place),
+      'variable_rate': sum(v['variable_rate'] for v in by_place),
+      'decoder': f'PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}',
+  }
+
+
+def _count(videos, *keys):
+  counts = collections.Counter('x'.join(str(v[key]) for key in keys)
+                               for v in videos)
+  return dict(counts.most_common())
+
+
+def to_text(report):
+  """Returns what `run` found, for people."""
+  summary = report['summary']
+  shares = [f'{count:,} {split}' for split, count in summary['videos'].items()]
+  lines = [
+      f'{", ".join(shares)}; {summary["files"]:,} files, '
+      f'{summary["classes"]:,} classes',
+      f'{summary["frames"]:,} frames decode, {summary["hours"]:,.2f} hours, '
+      f'{summary["bytes"] / 1e6:,.1f} MB',
+      'codecs: ' + _shares(summary['codecs']),
+      'frames are found by: ' + _shares(summary['found_by']) +
+      ' (seek: key frames; packets: B-frames can be left out; from start: all '
+      'is decoded)',
+      'sizes: ' + _shares(dict(list(summary['sizes'].items())[:8])),
+      f'{summary["rotated"]} rotated, {summary["variable_rate"]} of variable '
+      'rate (data.frames_by)',
+  ]
+
+  def section(title, rows, fatal):
+    if rows:
+      lines.extend(['', f'{"PROBLEM: " * fatal}{len(rows)} {title}'])
+      lines.extend(f'  {row}' for row in rows[:_SHOWN])
+      if len(rows) > _SHOWN:
+        lines.append(f'  ... and {len(rows) - _SHOWN} more')
+
+  def names(twins):
+    return ' = '.join(
+        f'{v["split"]}: {v["name"]}' + (
+            '' if v['label'] is None else f' ({v["label"]})')
+        for v in twins)
+
+  section('videos cannot be used', [
+      f'{v["name"]}: {v["reason"]}' for v in report['bad']], True)
+  section('mistakes in lists or labels', report['mistakes'], True)
+  section('contents stand in several splits (leakage)', [
+      names(t) for t in report['leaks']], True)
+  section('contents have several labels', [
+      names(t) for t in report['conflicts']], True)
+  section('classes have no usable video', report['empty_classes'], True)
+  section('classes have few videos', [
+      f'{name}: {count}' for name, count in report['small_classes']], False)
+  section('contents stand in several files', [
+      names(t) for t in report['duplicates']], False)
+  section('headers promise another number of frames than decodes', [
+      f'{v["name"]}: {v["header_frames"]}, {v["frames"]} decode'
+      for v in report['header_differs']], False)
+  section('files are not taken for videos', [
+      f'{name}: {reason}' for name, reason in report['ignored']], False)
+  lines.extend(['', 'No problem.' if report['ok'] else
+                'There are problems: see above, and the JSON file.'])
+  return '\n'.join(lines) + '\n'
+
+
+def _shares(counts):
+  return ', '.join(f'{name} {count:,}' for name, count in counts.items())
