@@ -5,7 +5,7 @@ index that training uses, so that lengths are true and seeking is safe.
 """
 
 import collections
-import contextlib
+from collections.abc import Mapping
 import dataclasses
 
 import av
@@ -13,6 +13,7 @@ import numpy as np
 
 from input_pipeline import containers
 from input_pipeline import index
+from input_pipeline import labels
 from input_pipeline import lists
 from input_pipeline import records
 from input_pipeline import sources
@@ -27,15 +28,19 @@ class Found:
 
   Attributes:
     splits: {split: [lists.Item]}.
-    classes: class names; () if there are none.
+    classes: class names, or {head: class names}; () if there are none.
+    multi: whether a video may have any number of classes.
+    numbers: {(split, name): label as a number, or what `labels` says}.
     ignored: (name, reason) of files that are not taken for videos.
     mistakes: sentences about lists and labels.
   """
 
   splits: dict
-  classes: tuple = ()
+  classes: tuple | dict = ()
   ignored: tuple = ()
   mistakes: tuple = ()
+  multi: bool = False
+  numbers: dict = dataclasses.field(default_factory=dict)
 
 
 def find(config_data):
@@ -58,24 +63,27 @@ def find(config_data):
     found = Found(*sources.listing(config_data, unique=False))
   else:
     found = _find_below(config_data)
-  ids = {name: i for i, name in enumerate(found.classes)}
-  mistakes = []
+  multi = config_data.labels == 'multi'
+  mistakes, numbers = [], {}
   for split, items in found.splits.items():
     seen = {}
     for item in items:
       if item.name in seen:
         mistakes.append(f'{item.where}: {item.name} stands twice, before at '
                         f'{seen[item.name]}')
+        continue
       seen[item.name] = item.where
       if not found.classes:
         continue
-      if item.label is None and split == 'train':
+      if split == 'train' and not labels.is_complete(item):
         mistakes.append(f'{item.where}: {item.name} has no label')
       try:
-        sources.label_number(item, ids)
+        [numbers[split, item.name]] = labels.resolve(
+            [item], found.classes, multi)
       except ValueError as error:
         mistakes.append(str(error))
-  return dataclasses.replace(found, mistakes=tuple(mistakes))
+  return dataclasses.replace(found, mistakes=tuple(mistakes), multi=multi,
+                             numbers=numbers)
 
 
 def _find_below(config_data):
@@ -192,19 +200,22 @@ def _twins(videos):
 def _few(found, good, least):
   """Returns classes with few usable videos, and those without any."""
   few, empty = [], []
-  ids = {name: i for i, name in enumerate(found.classes)}
-  for split, items in found.splits.items():
-    if split not in ('train', records.WHOLE):
+  for split in found.splits:
+    if split not in ('train', records.WHOLE) or not found.classes:
       continue
-    usable = {v['name'] for v in good if v['split'] == split}
-    counts = collections.Counter()
-    for item in items:
-      if item.name in usable:
-        with contextlib.suppress(ValueError):  # told among the mistakes
-          counts[sources.label_number(item, ids)] += 1
-    empty += [name for name, i in ids.items() if not counts[i]]
-    few += [[name, counts[i]] for name, i in ids.items()
-            if 0 < counts[i] < least]
+    usable = [found.numbers.get((split, v['name'])) for v in good
+              if v['split'] == split]
+    counts = labels.counts(usable, found.classes, found.multi)
+    heads = {'': found.classes}, {'': counts}
+    if isinstance(found.classes, Mapping):
+      heads = found.classes, counts
+    for head, names in heads[0].items():
+      for name, count in zip(names, heads[1][head].tolist(), strict=True):
+        name = f'{head}: {name}' if head else name
+        if not count:
+          empty.append(name)
+        elif count < least:
+          few.append([name, count])
   return few, empty
 
 
@@ -214,7 +225,9 @@ def _summary(found, videos, good):
   return {
       'videos': {split: len(items) for split, items in found.splits.items()},
       'files': len({v['place'] for v in videos}),
-      'classes': len(found.classes),
+      'classes': ({head: len(names) for head, names in found.classes.items()}
+                  if isinstance(found.classes, Mapping)
+                  else len(found.classes)),
       'frames': sum(v['frames'] for v in by_place),
       'hours': round(seconds / 3600, 3),
       'bytes': sum(v['bytes'] for v in by_place),
@@ -239,7 +252,7 @@ def to_text(report):
   shares = [f'{count:,} {split}' for split, count in summary['videos'].items()]
   lines = [
       f'{", ".join(shares)}; {summary["files"]:,} files, '
-      f'{summary["classes"]:,} classes',
+      f'{_number_of(summary["classes"])} classes',
       f'{summary["frames"]:,} frames decode, {summary["hours"]:,.2f} hours, '
       f'{summary["bytes"] / 1e6:,.1f} MB',
       'codecs: ' + _shares(summary['codecs']),
@@ -284,6 +297,10 @@ def to_text(report):
   lines.extend(['', 'No problem.' if report['ok'] else
                 'There are problems: see above, and the JSON file.'])
   return '\n'.join(lines) + '\n'
+
+
+def _number_of(classes):
+  return _shares(classes) if isinstance(classes, dict) else f'{classes:,}'
 
 
 def _shares(counts):

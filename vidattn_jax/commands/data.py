@@ -65,6 +65,9 @@ def _add_lists(parser):
                      ('split', ''), ('train', 'train'), ('eval', 'val'),
                      ('start', ''), ('stop', ''), ('unit', 'frames')):
     group.add_argument(f'--csv-{key}', default=value, metavar='WORD')
+  group.add_argument('--labels', default='single', metavar='WORD',
+                     help='single (one class) or multi (any number of them)')
+  group.add_argument('--label-separator', default=';', metavar='SIGN')
   group.add_argument('--frame-template', default='{:05d}.jpg', metavar='NAME',
                      help='file names in folders of frames')
   group.add_argument('--first-frame', type=int, default=1, metavar='N')
@@ -73,7 +76,10 @@ def _add_lists(parser):
 def _config_data(arguments):
   """Returns the part of a configuration's `data` that names videos."""
   import ml_collections
-  return ml_collections.ConfigDict({'root': arguments.source} | {
+  return ml_collections.ConfigDict({
+      'root': arguments.source, 'labels': arguments.labels,
+      'label_separator': arguments.label_separator, 'csv_labels': {},
+      'head_classes': {}, 'missing_labels': 'fail'} | {
       key: getattr(arguments, key)
       for key in ('train_list', 'eval_list', 'classes', 'csv_path',
                   'csv_label', 'csv_frames', 'csv_split', 'csv_train',
