@@ -1,7 +1,7 @@
 """TSM ResNet-50 with CinST->STinC on Something-Something V2, 8 frames.
 
 python main.py --config=configs/aia_tsm_r50_ssv2.py --workdir=DIR \\
-    --config.data.root=FRAMES --config.init_from=resnet50.pth
+    --config.data.root=VIDEOS --config.init_from=resnet50.pth
 
 The same as configs/aia_something.py:tsm,v2,8, where the data are told. Hardware
 of the paper: 4 GPUs, 8 clips each; its top-1 with one centre clip is 61.7, with

@@ -188,15 +188,16 @@ def _as_csv(rows, heads):
   return text.getvalue()
 
 
-def flags(found, places):
-  """Returns the flags of a configuration that read written lists.
+def keys(found, places):
+  """Returns what a configuration needs to read written lists.
 
   Args:
     found: listing.Listing.
     places: what `write` returned.
 
   Returns:
-    list of texts, such as '--config.data.root=VIDEOS'.
+    {key of the configuration: text}, such as {'data.root': 'VIDEOS'}; the
+    first list trains, and the first other for validation or test evaluates.
   """
   names = list(found.splits)
   train = names[0]
@@ -211,8 +212,14 @@ def flags(found, places):
   if found.unit:
     values |= {'csv_start': 'start', 'csv_stop': 'stop',
                'csv_unit': found.unit}
-  return [f'--config.data.{key}={shlex.quote(value)}'
-          for key, value in (values | found.settings).items()]
+  return {f'data.{key}': value
+          for key, value in (values | found.settings).items()}
+
+
+def flags(found, places):
+  """Returns `keys` as flags of main.py, such as '--config.data.root=VIDEOS'."""
+  return [f'--config.{key}={shlex.quote(value)}'
+          for key, value in keys(found, places).items()]
 
 
 Listing = listing.Listing

@@ -1,0 +1,87 @@
+"""Each named data set in miniature: unpacked, listed, prepared, trained on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import aia_something
+from input_pipeline import datasets
+import main
+from tests import owners
+from tests import small
+from vidattn_jax import cli
+
+pytestmark = pytest.mark.slow
+
+# Options of the miniature, and the names of the first videos that evaluate.
+_CASES = {
+    'diving48': ({'packed': True}, '-test0Q_00000.mp4'),
+    'egtea': ({}, 'OP01-R01-PastaSalad/OP01-R01-PastaSalad-1000-1900-F001-F01'
+              '.mp4'),
+    'hmdb51': ({}, 'brush_hair/brush_hair_a_b_goo_0.avi'),
+    'kinetics400': ({}, 'val/zumba/-vzu_defghi_000012_000022.mp4'),
+    'something_v1': ({}, '7'),
+    'something_v2': ({'packed': True}, '106.webm'),
+    'thumos14': ({}, 'test/video_test_0000051.mp4@0.1-0.5'),
+    'ucf101': ({}, 'Archery/v_Archery_g01_c01.avi'),
+}
+
+
+def _config(keys):
+  """One configuration for all, so that one program is compiled."""
+  config = small.shrink(aia_something.get_config('tsm,v1,8'))
+  with config.unlocked():
+    config.update_from_flattened_dict({
+        'data.flip_pairs': (), 'data.workers': 0, 'data.resize': (40, 40),
+        'num_epochs': 0.3, **keys})
+  return config
+
+
+def _prepare(found, places, keys, out):
+  """Runs `vidattn prepare` on written lists, or on the folder of classes."""
+  arguments = ['prepare', found.root, f'--out={out}', '--name=mini',
+               '--workers=1', '--shards=2']
+  if 'train1' not in found.splits or 'cropped_clips' in found.root:
+    arguments += [
+        f'--{key.replace("_", "-")}={keys[f"data.{key}"]}'
+        for key in ('train_list', 'eval_list', 'classes', 'csv_start',
+                    'csv_stop', 'csv_unit', 'frame_template')
+        if f'data.{key}' in keys]
+  assert cli.main(arguments) == 0
+  return str(out / 'mini' / '1.0.0')
+
+
+@pytest.mark.parametrize('name', sorted(_CASES))
+def test_from_the_owners_files_to_scores(name, tmp_path, capsys):
+  options, first = _CASES[name]
+  root = tmp_path / 'data'
+  getattr(owners, name)(root, owners.encode, **options)
+  assert cli.main(['datasets', name, str(root), '--unpack', '--partial']) == 0
+  capsys.readouterr()
+  found = datasets.read(name, str(root))
+  found = datasets.without(found, datasets.missing(found))
+  places = {key: f'{found.root}/{key}.{"csv" if found.unit else "txt"}'
+            for key in found.splits} | {'classes': f'{found.root}/classes.txt'}
+  keys = datasets.keys(found, places)
+  plain = main.run(_config(keys), str(tmp_path / 'plain'))
+  prepared = _prepare(found, places, keys, tmp_path / 'prepared')
+  config = _config(keys | {'data.root': prepared})
+  workdir = tmp_path / 'run'
+  result = main.run(config, str(workdir))
+  train, held = (found.splits[key] for key in (
+      list(found.splits)[0], next(k for k in found.splits
+                                  if k.startswith(('val', 'test')))))
+  assert result.names[0] == first
+  assert list(result.labels) == [row.label for row in held]
+  assert [n.partition('@')[0] for n in result.names] == [r.path for r in held]
+  # The prepared files hold the same bytes: the same weights come of them.
+  np.testing.assert_array_equal(result.scores, plain.scores)
+  again = main.run(config, str(workdir), 'evaluate')
+  np.testing.assert_array_equal(again.scores, result.scores)
+  card = json.loads(next((workdir / 'eval').glob('*.json')).read_text())
+  assert card['data']['eval']['videos'] == len(held)
+  assert card['data']['eval']['dropped'] == []
+  with np.load(next((workdir / 'eval').glob('*.npz'))) as scores:
+    assert first in scores['names'].tolist()
+  assert len(train) in (5, 6, 8)
