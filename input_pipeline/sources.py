@@ -300,11 +300,11 @@ def extent(item, entry):
   if item.segment is not None:
     start, stop = item.segment
     if item.unit == 'seconds':
-      if not entry.rate:
+      ends = timing.nearest(entry, item.segment)
+      if ends is None:
         return 0, count, 0, ('its segments are in seconds, but its frames have '
                              'no times')
-      start, stop = (round(seconds * entry.rate) for seconds in (start, stop))
-      stop = max(stop, start + 1)
+      start, stop = ends[0], max(ends[1], ends[0] + 1)
     if start >= count:
       return 0, count, 0, (
           f'the segment starts at frame {start}, the video has {count}')

@@ -63,6 +63,30 @@ def grid(entry, frames_by='ordinal', rate=0.0):
   return np.searchsorted(ticks, moments, 'right') - 1
 
 
+def nearest(entry, seconds):
+  """Finds the frames that appear nearest to some times.
+
+  Args:
+    entry: `decode.IndexEntry`.
+    seconds: float [n], after the first frame appears.
+
+  Returns:
+    list of n ordinals; past the end they go on at the average rate. None if
+    nothing is known of the frames' times.
+  """
+  count = entry.num_frames
+  ticks = np.asarray(entry.times(), np.float64)
+  over, under = entry.time_base
+  if not over or len(ticks) != count or count < 2 or ticks[-1] <= ticks[0]:
+    return [round(s * entry.rate) for s in seconds] if entry.rate else None
+  times = (ticks - ticks[0]) * over / under
+  step = times[-1] / (count - 1)
+  middles = (times[1:] + times[:-1]) / 2
+  return [int(np.searchsorted(middles, s, 'right'))
+          if s < times[-1] else count - 1 + round((s - times[-1]) / step)
+          for s in seconds]
+
+
 def extent(entry, start, count, config_data):
   """Numbers a part of a video as a configuration wants it.
 

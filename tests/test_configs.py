@@ -17,8 +17,8 @@ from vidattn_jax.training import writer
 _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 # Arguments of the configurations that take one.
 _ARGUMENTS = {
-    'aia_diving48': ('tsm,8', 'tsn,12x3x2'),
-    'aia_egocentric': ('tsn,egtea3,8', 'tsm,epic55,16x1x2'),
+    'aia_diving48': ('tsn,12x3x2',),
+    'aia_egocentric': ('tsm,egtea3,8',),
     'aia_something': ('tsn,v1,8', 'tsm,v2,12x3x2', 'tsm,v1,16x1x2'),
     'demo': ('plain', 'attention'),
     'st_abn_ssv2': ('slow_r50,32', 'st_abn_r50,32x2', 'st_abn_r101,32,edited'),

@@ -69,9 +69,8 @@ def test_from_the_owners_files_to_scores(name, tmp_path, capsys):
   config = _config(keys | {'data.root': prepared})
   workdir = tmp_path / 'run'
   result = main.run(config, str(workdir))
-  train, held = (found.splits[key] for key in (
-      list(found.splits)[0], next(k for k in found.splits
-                                  if k.startswith(('val', 'test')))))
+  held = next(rows for key, rows in found.splits.items()
+              if key.startswith(('val', 'test')))
   assert result.names[0] == first
   assert list(result.labels) == [row.label for row in held]
   assert [n.partition('@')[0] for n in result.names] == [r.path for r in held]
@@ -84,4 +83,3 @@ def test_from_the_owners_files_to_scores(name, tmp_path, capsys):
   assert card['data']['eval']['dropped'] == []
   with np.load(next((workdir / 'eval').glob('*.npz'))) as scores:
     assert first in scores['names'].tolist()
-  assert len(train) in (5, 6, 8)

@@ -8,9 +8,11 @@ import pytest
 
 from configs import common
 from input_pipeline import batches
+from input_pipeline import decode
 from input_pipeline import sources
 from input_pipeline import stored_flow
 from input_pipeline import synthetic
+from input_pipeline import timing
 
 FRAMES = 40
 _COLUMNS = {'data.csv_start': 'start', 'data.csv_stop': 'stop'}
@@ -115,6 +117,20 @@ def test_seconds_count_from_the_first_frame(root):
                                 'data.max_bad_fraction': 0.5})
   assert dataset.dropped == (('folder@0.1-0.2', 'its segments are in seconds, '
                               'but its frames have no times'),)
+
+
+def test_seconds_follow_the_times_of_a_variable_rate():
+  # Frames at 0, 0.1, 0.2, 0.3, 1.3, 2.3 seconds, in ticks of 1/20 from 40.
+  entry = decode.IndexEntry(
+      num_frames=6, rate=2.6, pts=((40, 2, 4), (66, 20, 2)),
+      time_base=(1, 20))
+  assert timing.nearest(entry, (0.0, 0.2, 0.34, 0.9, 1.3, 2.3)) == [
+      0, 2, 3, 4, 4, 5]
+  # Past the end they go on, 0.46 seconds each.
+  assert timing.nearest(entry, (2.75, 3.3)) == [6, 7]
+  unknown = decode.IndexEntry(num_frames=6, rate=10.0)
+  assert timing.nearest(unknown, (0.31, 2.0)) == [3, 20]
+  assert timing.nearest(decode.IndexEntry(num_frames=6), (0.1,)) is None
 
 
 def test_what_lies_outside_is_cut_or_dropped_and_said(root, caplog):
