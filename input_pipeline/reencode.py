@@ -16,7 +16,7 @@ from input_pipeline import decode
 from input_pipeline import transforms
 from input_pipeline import zips
 
-# Times of a source that cannot be kept are replaced by this rate.
+# Frames a second of a source that tells nothing.
 _RATE = 25
 
 
@@ -47,11 +47,10 @@ class H264:
 
     Args:
       recipe: dict with `short_side`, `gop`, `crf` and `preset`.
-      times: (rising integers, seconds of one unit as a Fraction) of the frames;
-        None counts them.
+      times: (rising integers, seconds of one unit as a Fraction) of the frames.
     """
     self._recipe = recipe
-    self._times, self._unit = times or (None, fractions.Fraction(1, _RATE))
+    self._times, self._unit = times
     self._blob = io.BytesIO()
     self._output = None
     self._count = 0
@@ -67,8 +66,7 @@ class H264:
       self._open(*size)
     picture = av.VideoFrame.from_ndarray(frame, format='rgb24').reformat(
         format='yuv420p', threads=1)
-    picture.pts = self._count if self._times is None else (
-        self._times[self._count])
+    picture.pts = self._times[self._count]
     picture.time_base = self._unit
     self._count += 1
     self._output.mux(self._stream.encode(picture))
@@ -126,20 +124,22 @@ ENCODERS = {'fast': H264, 'jpeg': Jpegs}
 def times_of(entry, start, length):
   """Returns what `H264` takes as times of a piece of a video.
 
+  An encoder would merge frames whose times are equal: where times are unknown,
+  or do not rise, frames are counted at the average rate.
+
   Args:
     entry: `decode.IndexEntry` of the whole video.
     start: first frame.
     length: number of frames.
 
   Returns:
-    (times from 0, seconds of one unit as a Fraction), or None if no times that
-    rise are known: an encoder would merge frames whose times are equal.
+    (times from 0, seconds of one unit as a Fraction).
   """
   times = np.asarray(entry.times()[start:start + length], np.int64)
-  if len(times) < length or not entry.time_base[0] or (
-      np.diff(times) <= 0).any():
-    return None
-  return (times - times[0]).tolist(), fractions.Fraction(*entry.time_base)
+  if len(times) == length and entry.time_base[0] and (np.diff(times) > 0).all():
+    return (times - times[0]).tolist(), fractions.Fraction(*entry.time_base)
+  rate = fractions.Fraction(entry.rate).limit_denominator(1001) or _RATE
+  return list(range(length)), 1 / fractions.Fraction(rate)
 
 
 def probe_archive(blob):
