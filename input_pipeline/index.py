@@ -61,7 +61,7 @@ def build(paths, mode='decode', index_file='', threads=None,
   for path in paths:
     row = known.get(_key(path))
     if row and _is_current(path, row, mode, how, contents):
-      entries[path] = _from_row(row)
+      entries[path] = entry_from_row(row)
       if report:
         report(path, entries[path])
     else:
@@ -126,19 +126,24 @@ def _probe(path, mode, frame_template, first_frame, limits, contents):
         decode.check_images(path, entry, frame_template, first_frame, limits)
       digest = content = ''
       if not entry.error:
-        digest = _digest([files[0], files[-1]] if len(files) > 1 else files,
-                         entry.num_frames)
+        digest = hash_ends(files, entry.num_frames)
       if contents:
-        content = _content(files)
+        content = hash_all(files)
       return dataclasses.replace(entry, size=size, mtime_ns=stamp,
                                  digest=digest, content=content)
   except containers.VideoError as error:
     return probing.IndexEntry(error=error.reason, passing=error.passing)
 
 
-def _digest(files, num_frames):
-  """Hashes head and tail of files, or of one in memory."""
+def hash_ends(files, num_frames):
+  """Returns `IndexEntry.digest`: of size, head and tail of the ends.
+
+  Args:
+    files: places or `io.BytesIO`: the video, or all images of a folder.
+    num_frames: of the video.
+  """
   digest = hashlib.sha256(str(num_frames).encode())
+  files = [files[0], files[-1]] if len(files) > 1 else files
   for name in files:
     with _opened(name) as file:
       size = file.seek(0, os.SEEK_END)
@@ -149,8 +154,8 @@ def _digest(files, num_frames):
   return digest.hexdigest()
 
 
-def _content(files):
-  """Hashes all bytes of files, or of one in memory."""
+def hash_all(files):
+  """Returns `IndexEntry.content`; see `hash_ends`."""
   digest = hashlib.sha256()
   for name in files:
     with _opened(name) as file:
@@ -184,14 +189,15 @@ def _is_current(path, row, mode, how, contents):
           (row.get('codec') != 'folder' or row.get('how') == how))
 
 
-def _from_row(row):
+def entry_from_row(row):
+  """Reads an `IndexEntry` back from JSON; what is left out is as usual."""
   fields = {f.name for f in dataclasses.fields(probing.IndexEntry)}
-  values = {k: v for k, v in row.items() if k in fields}
-  for key in ('pts', 'packets', 'anchors'):
-    values[key] = tuple(tuple(run) for run in values[key])
-  for key in ('time_base', 'keyframes'):
-    values[key] = tuple(values[key])
-  return probing.IndexEntry(**values)
+  return probing.IndexEntry(
+      **{key: _to_tuples(value) for key, value in row.items() if key in fields})
+
+
+def _to_tuples(value):
+  return tuple(map(_to_tuples, value)) if isinstance(value, list) else value
 
 
 def _load(index_file):

@@ -17,6 +17,7 @@ import re
 import tempfile
 
 from input_pipeline import decode
+from input_pipeline import index
 from input_pipeline import labels
 from input_pipeline import lists
 from input_pipeline import storage
@@ -65,7 +66,7 @@ class Row:
     segment = values.get('segment')
     return cls(values['name'], values['record'],
                tuple(label) if isinstance(label, list) else label,
-               _entry_from(values['entry']),
+               index.entry_from_row(values['entry']),
                tuple(segment) if segment else None)
 
 
@@ -84,16 +85,6 @@ class Entry:
   label: str | tuple[str, ...] | None
   entry: decode.IndexEntry
   segment: tuple[int, int] | None
-
-
-def _entry_from(values):
-  fields = {f.name for f in dataclasses.fields(decode.IndexEntry)}
-  return decode.IndexEntry(
-      **{k: _to_tuples(v) for k, v in values.items() if k in fields})
-
-
-def _to_tuples(value):
-  return tuple(map(_to_tuples, value)) if isinstance(value, list) else value
 
 
 def check_name(name):

@@ -11,6 +11,7 @@ import time
 import uuid
 
 from input_pipeline import decode
+from input_pipeline import index
 from input_pipeline import records
 from input_pipeline import reencode
 from input_pipeline import shards
@@ -22,8 +23,6 @@ from input_pipeline import zips
 PARTS = '.parts'
 # Ends the name of a file that tells how many videos a part holds.
 COUNT = '.count'
-# Bytes of head and tail that tell videos apart.
-_ENDS = 65536
 _SUFFIX_OF_FRAMES = '.zip'
 
 
@@ -169,18 +168,15 @@ class _Source:
       names = [naming[0].format(naming[1] + i) for i in range(entry.num_frames)]
       self.files = [(name, storage.read_bytes(storage.join(path, name)))
                     for name in names]
-      self.size = sum(len(content) for _, content in self.files)
-      ends = [content for _, content in self.files[:1] + self.files[-1:]]
+      blobs = [content for _, content in self.files]
     else:
       self.blob = storage.read_bytes(path)
-      self.size = len(self.blob)
+      blobs = [self.blob]
       entry = decode.probe(path, medium=io.BytesIO(self.blob))
-      ends = [self.blob]
     if entry.error:
       raise decode.VideoError(path, entry.error)
-    self.entry = dataclasses.replace(
-        entry, size=self.size, mtime_ns=0,
-        digest=_digest_of_video(ends, entry.num_frames))
+    self.entry = _with_hashes(entry, blobs)
+    self.size = self.entry.size
 
   def frames(self, rotate):
     """Yields all frames."""
@@ -251,9 +247,7 @@ def _piece(piece, length, number, item, job):
     reason = entry.error or (f'{entry.num_frames} of its {length} frames are '
                              'left after encoding')
     return None, [(number, _dropped(item, reason))]
-  entry = dataclasses.replace(
-      entry, size=len(blob), mtime_ns=0,
-      digest=_digest_of_video([blob], length))
+  entry = _with_hashes(entry, [blob])
   row = records.Row(item.name, None, item.label, entry)
   return _example([item], job, piece.suffix, length, blob), [(number, row)]
 
@@ -277,14 +271,13 @@ def _dropped(item, reason):
                      decode.IndexEntry(error=reason))
 
 
-def _digest_of_video(blobs, num_frames):
-  """Returns what `index.build` finds for the same bytes in files."""
-  total = hashlib.sha256(str(num_frames).encode())
-  for blob in blobs:
-    total.update(str(len(blob)).encode())
-    for start in (0, max(len(blob) - _ENDS, 0)):
-      total.update(blob[start:start + _ENDS])
-  return total.hexdigest()
+def _with_hashes(entry, blobs):
+  """Returns an entry with what `index.build` finds for the same bytes."""
+  files = [io.BytesIO(blob) for blob in blobs]
+  return dataclasses.replace(
+      entry, size=sum(map(len, blobs)), mtime_ns=0,
+      digest=index.hash_ends(files, entry.num_frames),
+      content=index.hash_all(files))
 
 
 def _digest_of_file(path):

@@ -5,6 +5,14 @@ import os
 import sys
 
 
+# Keys of `data` that are words, and their defaults.
+_WORDS = {
+    'csv_path': 'path', 'csv_label': 'label', 'csv_frames': '',
+    'csv_split': '', 'csv_train': 'train', 'csv_eval': 'val', 'csv_start': '',
+    'csv_stop': '', 'csv_unit': 'frames', 'labels': 'single',
+    'label_separator': ';', 'missing_labels': 'fail'}
+
+
 def add_prepare(commands):
   """Adds `vidattn prepare`."""
   parser = commands.add_parser(
@@ -55,36 +63,40 @@ def add_prepare(commands):
 
 
 def _add_lists(parser):
-  """Adds what names the videos; see `data` in configs/common.py."""
+  """Adds what names the videos and their labels: keys of `data`."""
   group = parser.add_argument_group(
-      'lists of the videos, as in the configuration of a training')
-  group.add_argument('--train-list', default='', metavar='FILE')
-  group.add_argument('--eval-list', default='', metavar='FILE')
-  group.add_argument('--classes', default='', metavar='FILE')
-  for key, value in (('path', 'path'), ('label', 'label'), ('frames', ''),
-                     ('split', ''), ('train', 'train'), ('eval', 'val'),
-                     ('start', ''), ('stop', ''), ('unit', 'frames')):
-    group.add_argument(f'--csv-{key}', default=value, metavar='WORD')
-  group.add_argument('--labels', default='single', metavar='WORD',
-                     help='single (one class) or multi (any number of them)')
-  group.add_argument('--label-separator', default=';', metavar='SIGN')
+      'lists of the videos, as in `data` of the configuration of a training')
+  for key in ('train_list', 'eval_list', 'classes'):
+    group.add_argument(_flag(key), default='', metavar='FILE')
+  for key, value in _WORDS.items():
+    group.add_argument(_flag(key), default=value, metavar='WORD')
+  for key, what in (('csv_labels', 'column'), ('head_classes', 'file')):
+    group.add_argument(_flag(key), nargs='+', default=[],
+                       metavar=f'HEAD={what.upper()}',
+                       help=f'several heads: the {what} of each')
   group.add_argument('--frame-template', default='{:05d}.jpg', metavar='NAME',
                      help='file names in folders of frames')
   group.add_argument('--first-frame', type=int, default=1, metavar='N')
 
 
+def _flag(key):
+  return '--' + key.replace('_', '-')
+
+
 def _config_data(arguments):
   """Returns the part of a configuration's `data` that names videos."""
   import ml_collections
-  return ml_collections.ConfigDict({
-      'root': arguments.source, 'labels': arguments.labels,
-      'label_separator': arguments.label_separator, 'csv_labels': {},
-      'head_classes': {}, 'missing_labels': 'fail'} | {
+  data = ml_collections.ConfigDict({'root': arguments.source} | {
       key: getattr(arguments, key)
-      for key in ('train_list', 'eval_list', 'classes', 'csv_path',
-                  'csv_label', 'csv_frames', 'csv_split', 'csv_train',
-                  'csv_eval', 'csv_start', 'csv_stop', 'csv_unit',
+      for key in ('train_list', 'eval_list', 'classes', *_WORDS,
                   'frame_template', 'first_frame')})
+  for key in ('csv_labels', 'head_classes'):
+    pairs = [text.partition('=') for text in getattr(arguments, key)]
+    if not all(head and value for head, _, value in pairs):
+      raise ValueError(f'{_flag(key)} takes HEAD=VALUE, as in verb=verb_class.')
+    data[key] = ml_collections.ConfigDict(
+        {head: value for head, _, value in pairs})
+  return data
 
 
 def _prepare(arguments):
