@@ -6,8 +6,10 @@ processes, and on no interruption. A shard gets its name when it is whole, and
 its file of rows after it, with its digest; a restart does what is missing.
 """
 
+import csv
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -40,7 +42,8 @@ class DataSet:
     name: of the prepared set.
     splits: {name: tuple of `lists.Item`}.
     classes: tuple of names, or {head: names}.
-    labels: {name of a video: its class numbers, as a list of int}.
+    labels: {name of a split: class numbers, a list, of each of its items}.
+    multi: a video has any number of the classes.
     ignored: (name, reason) of files that are no videos.
     naming: (file name by frame number, number of the first frame) of folders of
       frames.
@@ -49,7 +52,8 @@ class DataSet:
   name: str
   splits: dict[str, tuple[lists.Item, ...]]
   classes: tuple[str, ...] | dict[str, tuple[str, ...]]
-  labels: dict[str, list[int]]
+  labels: dict[str, tuple[list[int], ...]]
+  multi: bool = False
   ignored: tuple[tuple[str, str], ...] = ()
   naming: tuple[str, int] = ('{:05d}.jpg', 1)
 
@@ -71,12 +75,13 @@ def find(name, config_data):
   records.check_name(name)
   splits, classes, ignored = sources.listing(config_data)
   multi = config_data.labels == 'multi'
-  labels = {item.name: [] if label is None else np.atleast_1d(label).tolist()
-            for items in splits.values() for item, label in zip(
-                items, labels_lib.resolve(items, classes, multi), strict=True)}
+  labels = {
+      split: tuple([] if label is None else np.atleast_1d(label).tolist()
+                   for label in labels_lib.resolve(items, classes, multi))
+      for split, items in splits.items()}
   return DataSet(
       name, {split: tuple(items) for split, items in splits.items()},
-      classes, labels, tuple(ignored),
+      classes, labels, multi, tuple(ignored),
       (config_data.frame_template, config_data.first_frame))
 
 
@@ -133,16 +138,19 @@ def plan(data_set, root, recipe, num_shards, owner=None):
     owner: see `Job`.
 
   Returns:
-    ({split: [Job]}, {list's name: [video's name]}): of a set whose splits
-    overlap, all videos are one split, and the lists tell the splits.
+    ({split: [Job]}, whether the splits overlap): then all videos are one split,
+    and lists have to tell the splits.
   """
-  splits, own_lists = data_set.splits, {}
+  splits = data_set.splits
   names = [item.name for items in splits.values() for item in items]
-  if len(set(names)) < len(names):
-    own_lists = {split: [item.name for item in items]
-                 for split, items in splits.items()}
+  overlap = len(set(names)) < len(names)
+  if overlap:
     every = {item.name: item for items in splits.values() for item in items}
     splits = {records.WHOLE: tuple(every.values())}
+  labels = {}
+  for split, items in data_set.splits.items():
+    for item, numbers in zip(items, data_set.labels[split], strict=True):
+      labels[item.name] = numbers
   jobs = {}
   for split, items in splits.items():
     groups = {}
@@ -155,11 +163,11 @@ def plan(data_set, root, recipe, num_shards, owner=None):
         shard_jobs.Job(
             root, records.shard_file(data_set.name, split, i, count),
             tuple(groups[start:stop]),
-            {item.name: data_set.labels.get(item.name, [])
+            {item.name: labels[item.name]
              for _, rows in groups[start:stop] for _, item in rows},
             recipe, data_set.naming, owner)
         for i, (start, stop) in enumerate(itertools.pairwise(bounds))]
-  return jobs, own_lists
+  return jobs, overlap
 
 
 def run(data_set, out, recipe, *, num_shards=8, workers=1, retry=False,
@@ -188,7 +196,7 @@ def run(data_set, out, recipe, *, num_shards=8, workers=1, retry=False,
   records.check_name(data_set.name)
   root = storage.join(out, data_set.name, records.VERSION)
   owner = None if options else os.getpid()
-  jobs, own_lists = plan(data_set, root, recipe, num_shards, owner)
+  jobs, overlap = plan(data_set, root, recipe, num_shards, owner)
   if not sum(map(len, jobs.values())):
     raise ValueError('There is no video to prepare.')
   try:
@@ -213,7 +221,7 @@ def run(data_set, out, recipe, *, num_shards=8, workers=1, retry=False,
       report = Report.of(data_set, contents, len(every) - len(missing),
                          time.monotonic() - started, root)
       report.check(max_bad_fraction)
-      _write_lists(root, data_set, own_lists)
+      _write_lists(root, data_set, overlap)
       records.write_catalog(root, data_set.name, data_set.classes, recipe,
                             contents)
       _remove_parts(root)
@@ -358,7 +366,7 @@ class Report:
                       f'{self.root}'])
 
 
-def _write_lists(root, data_set, own_lists):
+def _write_lists(root, data_set, overlap):
   """Writes the classes, and lists of splits that overlap."""
   classes = data_set.classes
   files = classes if isinstance(classes, dict) else {'': classes}
@@ -366,8 +374,24 @@ def _write_lists(root, data_set, own_lists):
     name = f'classes_{head}.txt' if head else 'classes.txt'
     storage.write_bytes(storage.join(root, name),
                         ('\n'.join(names) + '\n').encode())
-  for split, names in own_lists.items():
-    lines = [' '.join([name, *map(str, data_set.labels.get(name, ()))])
-             for name in names]
-    storage.write_bytes(storage.join(root, f'{split}.txt'),
-                        ('\n'.join(lines) + '\n').encode())
+  for split, items in data_set.splits.items() if overlap else ():
+    if data_set.multi or isinstance(classes, dict):
+      file, text = f'{split}.csv', _csv(items, classes)
+    else:
+      lines = [' '.join([item.name, *map(str, numbers)]) for item, numbers in
+               zip(items, data_set.labels[split], strict=True)]
+      file, text = f'{split}.txt', '\n'.join(lines) + '\n'
+    storage.write_bytes(storage.join(root, file), text.encode())
+
+
+def _csv(items, classes):
+  """Returns a list of videos with several labels; `;` parts those of one."""
+  heads = tuple(classes) if isinstance(classes, dict) else ()
+  file = io.StringIO()
+  writer = csv.writer(file, lineterminator='\n')
+  writer.writerow(['path', *(heads or ['label'])])
+  for item in items:
+    texts = [text or '' for text in item.label or ()]
+    writer.writerow([item.name, *(
+        (texts or [''] * len(heads)) if heads else [';'.join(texts)])])
+  return file.getvalue()

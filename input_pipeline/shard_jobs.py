@@ -80,8 +80,8 @@ def make_shard(job):
         for example, of_record in found:
           if example is not None:
             write(shards.encode_example(example))
-          rows += [(n, dataclasses.replace(
-              row, record=number if example is not None else None))
+          rows += [(n, row if row.entry.error else
+                    dataclasses.replace(row, record=number))
                    for n, row in of_record]
           number += example is not None
         done += len(items)

@@ -1,10 +1,15 @@
 """Data sets turned into shards: the same frames, the same bytes, once."""
 
+import fractions
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 
+import av
 import fsspec
 import numpy as np
 from PIL import Image
@@ -12,11 +17,14 @@ import pytest
 
 from configs import common
 from input_pipeline import batches
+from input_pipeline import decode
 from input_pipeline import prepare
 from input_pipeline import records
+from input_pipeline import reencode
 from input_pipeline import sources
 from input_pipeline import storage
 from input_pipeline import synthetic
+from input_pipeline import transforms
 
 # Encoder, pixel format, options and number of frames of each video.
 VIDEOS = {
@@ -32,9 +40,10 @@ FRAMES = {name: count for name, (*_, count) in VIDEOS.items()} | {
 
 
 def scene(count, seed, height=48, width=64):
-  """A smooth moving texture, which encoders keep well."""
+  """A smooth moving texture of few colours, which encoders keep well."""
   rng = np.random.default_rng(seed)
-  small = rng.integers(0, 255, (8, 12, 3), dtype=np.uint8)
+  small = rng.integers(40, 215, (6, 10, 1)) + rng.integers(-40, 40, 3)
+  small = small.clip(0, 255).astype(np.uint8)
   large = np.asarray(Image.fromarray(small).resize(
       (width + count, height), Image.Resampling.BICUBIC))
   return np.stack([large[:, i:i + width] for i in range(count)])
@@ -61,7 +70,8 @@ def data(root, **values):
   section = common.get_config().data
   section.root = str(root)
   section.max_bad_fraction = 0.2
-  section.update(values)
+  with section.unlocked():
+    section.update(values)
   return section
 
 
@@ -154,7 +164,6 @@ def test_tensorflow_datasets_reads_the_folder_without_tensorflow(
   assert done.returncode == 0, done.stderr
   sets = json.loads(done.stdout.splitlines()[-1])
   assert sets['by_name'] == sets['by_folder']
-  import hashlib
   rows = {row[0]: row[1:] for row in sets['by_name']}
   assert list(rows) == sorted(FRAMES)
   for name, (labels, ids, suffix, num_frames, digest) in rows.items():
@@ -168,7 +177,6 @@ def test_tensorflow_datasets_reads_the_folder_without_tensorflow(
 
 
 def test_frames_of_a_folder_are_stored_unchanged(corpus, copied):
-  import zipfile
   entry = records.read_catalog(copied.root)['run/frames']
   assert (entry.label, entry.split) == ('run', 'videos')
   with zipfile.ZipFile(storage.media(entry.place)) as archive:
@@ -262,3 +270,139 @@ def test_a_store_takes_and_gives_a_prepared_set(corpus, tmp_path, monkeypatch):
   finally:
     files.store.clear()
     storage._local_copy_of_url.cache_clear()
+
+
+def psnr(a, b):
+  """Peak signal-to-noise ratio of 8-bit pixels, dB."""
+  error = ((a.astype(np.float64) - b) ** 2).mean()
+  return 10 * np.log10(255 ** 2 / error)
+
+
+@pytest.mark.parametrize('profile, least', [('fast', 33), ('jpeg', 35)])
+def test_frame_i_is_frame_i_after_encoding(corpus, tmp_path, profile, least):
+  report = make(corpus, tmp_path, profile, recipe={'short_side': 32})
+  originals = {r.name: r for split in sources.SPLITS
+               for r in sources.load(data(corpus), split).records}
+  prepared = {r.name: r for split in sources.SPLITS
+              for r in sources.load(data(report.root), split).records}
+  assert prepared.keys() == originals.keys()
+  for name, record in prepared.items():
+    assert record.num_frames == FRAMES[name]
+    frames = read(record, data(report.root))
+    wanted = transforms.resize(read(originals[name], data(corpus)), (32, 42))
+    assert psnr(frames, wanted) > least
+    # No other frame is as near: none was lost, doubled or moved.
+    distances = np.abs(frames[:, None].astype(int) - wanted[None]).mean(
+        (2, 3, 4))
+    np.testing.assert_array_equal(distances.argmin(1), np.arange(len(frames)))
+    if profile == 'fast':
+      assert record.entry.codec == 'h264'
+      assert record.entry.keyframes[:2] == (0, 12)
+      assert record.entry.rate == pytest.approx(25)
+
+
+def write_with_times(path, frames, times, unit):
+  """Writes a video whose frames have their own times."""
+  with av.open(str(path), 'w') as output:
+    stream = output.add_stream('mpeg4', rate=25)
+    stream.height, stream.width = frames.shape[1:3]
+    stream.time_base = stream.codec_context.time_base = unit
+    for frame, time in zip(frames, times, strict=True):
+      picture = av.VideoFrame.from_ndarray(frame, format='rgb24')
+      picture.pts, picture.time_base = time, unit
+      output.mux(stream.encode(picture))
+    output.mux(stream.encode())
+
+
+def test_times_are_kept_and_merge_no_frames(tmp_path):
+  times = [0, 1, 2, 5, 6, 107, 108, 1000, 1001, 1002, 5000, 5001]
+  (tmp_path / 'in' / 'run').mkdir(parents=True)
+  video = tmp_path / 'in' / 'run' / 'variable.mkv'
+  write_with_times(video, scene(12, 0), times, fractions.Fraction(1, 1000))
+  entry = decode.probe(video)
+  assert entry.times() == times
+  report = make(tmp_path / 'in', tmp_path / 'out', 'fast',
+                recipe={'short_side': 0})
+  found = records.read_catalog(report.root)['run/variable.mkv'].entry
+  unit = found.time_base[0] / found.time_base[1]
+  np.testing.assert_allclose(np.array(found.times()) * unit,
+                             np.array(times) / 1000, atol=1e-9)
+
+
+def test_times_that_do_not_rise_are_counted():
+  entry = decode.IndexEntry(4, rate=12.5, pts=((0, 0, 2), (3, 1, 2)),
+                            time_base=(1, 25))
+  assert entry.times() == [0, 0, 3, 4]
+  assert reencode.times_of(entry, 0, 4) == ([0, 1, 2, 3],
+                                            fractions.Fraction(2, 25))
+  assert reencode.times_of(entry, 1, 3) == ([0, 3, 4],
+                                            fractions.Fraction(1, 25))
+
+
+def test_upright_frames_are_stored_upright(shared, tmp_path):
+  (tmp_path / 'in' / 'run').mkdir(parents=True)
+  source = shared / 'data' / 'clips' / 'rotated_90.mov'
+  shutil.copy(source, tmp_path / 'in' / 'run')
+  shapes = {}
+  for rotate in (True, False):
+    report = make(tmp_path / 'in', tmp_path / f'out{rotate}', 'fast',
+                  recipe={'short_side': 0, 'rotate': rotate})
+    entry, = records.read_catalog(report.root).values()
+    frames = decode.decode_all(entry.place)
+    assert entry.entry.rotation == 0
+    wanted = decode.decode_all(source, rotate=rotate)
+    shapes[rotate] = frames.shape
+    assert psnr(frames, wanted[:, :frames.shape[1], :frames.shape[2]]) > 30
+  assert shapes[True] != shapes[False]
+
+
+def test_segments_become_records_of_their_own_or_share_one(corpus, tmp_path):
+  table = tmp_path / 'train.csv'
+  table.write_text('path,label,start,stop\n'
+                   'jump/gop.mp4,a,2,9\nrun/plain.avi,b,0,4\n'
+                   'jump/gop.mp4,b,5,99\njump/gop.mp4,b,40,50\n')
+  lists = {'train_list': str(table), 'csv_start': 'start', 'csv_stop': 'stop',
+           'max_bad_fraction': 0.3}
+  originals = sources.load(data(corpus, **lists), 'train')
+  assert [r.num_frames for r in originals.records] == [7, 4, 15]
+  for profile, count in (('copy', 2), ('fast', 3)):
+    report = prepare.run(
+        prepare.find('clips', data(corpus, **lists)), str(tmp_path / profile),
+        prepare.make_recipe(profile, short_side=0), num_shards=1,
+        max_bad_fraction=0.3)
+    assert report.frames == 26
+    header = records.read_header(report.root)
+    assert [part['records'] for part in header['splits']['train']] == [count]
+    # By its own split, and by the list that it was made from.
+    for section in (data(report.root, max_bad_fraction=0.3),
+                    data(report.root, **lists)):
+      found = sources.load(section, 'train')
+      assert [(r.name, r.label, r.num_frames) for r in found.records] == [
+          (r.name, r.label, r.num_frames) for r in originals.records]
+      assert [name for name, _ in found.dropped] == ['jump/gop.mp4@40-50']
+      if profile == 'copy':
+        assert found.fingerprint == originals.fingerprint
+      for a, b in zip(originals.records, found.records, strict=True):
+        assert psnr(read(a, data(corpus)), read(b, section) + 0.01) > 30
+
+
+@pytest.mark.parametrize('multi', [False, True])
+def test_several_labels_go_with_the_videos(corpus, tmp_path, multi):
+  table = tmp_path / 'all.csv'
+  table.write_text('path,label,noun,split\njump/gop.mp4,up;down,cat,train\n'
+                   'run/plain.avi,,dog,train\nrun/deep.mp4,up,dog,train\n'
+                   'jump/long.mp4,up,cat,val\njump/gop.mp4,up,cat,val\n')
+  lists = {'train_list': str(table), 'csv_split': 'split',
+           'missing_labels': 'skip'}
+  lists |= {'labels': 'multi'} if multi else {
+      'csv_labels': {'verb': 'label', 'noun': 'noun'}}
+  report = make(corpus, tmp_path / 'out', lists=lists)
+  own = dict(lists, train_list='train.csv', eval_list='eval.csv', csv_split='')
+  if not multi:
+    own['csv_labels'] = {'verb': 'verb', 'noun': 'noun'}
+  for split in sources.SPLITS:
+    a = sources.load(data(corpus, **lists), split)
+    b = sources.load(data(report.root, **own), split)
+    assert a.classes == b.classes
+    assert [(r.name, r.label) for r in a.records] == [
+        (r.name, r.label) for r in b.records]
