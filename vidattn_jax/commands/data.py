@@ -12,14 +12,6 @@ _WORDS = {
     'label_separator': ';', 'missing_labels': 'fail'}
 
 
-# Keys of `data` that are words, and their defaults.
-_WORDS = {
-    'csv_path': 'path', 'csv_label': 'label', 'csv_frames': '',
-    'csv_split': '', 'csv_train': 'train', 'csv_eval': 'val', 'csv_start': '',
-    'csv_stop': '', 'csv_unit': 'frames', 'labels': 'single',
-    'label_separator': ';', 'missing_labels': 'fail'}
-
-
 def add_prepare(commands):
   """Adds `vidattn prepare`."""
   parser = commands.add_parser(
