@@ -5,7 +5,6 @@ python main.py --mode=evaluate --config=... --workdir=DIR
 """
 
 import os
-import sys
 
 from absl import app
 from absl import flags
@@ -94,20 +93,8 @@ def main(argv):
 
 def parse_flags(argv):
   """Reads the flags; whatever is wrong with them gets one sentence."""
-  try:
+  with errors.of_flags():
     return flags.FLAGS(argv)
-  except flags.Error as error:
-    # The last line is the cause; a trace may stand before it.
-    sentence = str(error).strip().splitlines()[-1].strip()
-    sentence = sentence.removeprefix('ValueError: ')
-  except (AttributeError, KeyError) as error:
-    text = str(error.args[0]).replace('\\n', ' ').replace('\\', '')
-    key = ' '.join(text.replace("'", '').split())
-    sentence = (f'The configuration has no key {key} All keys stand in '
-                'configs/common.py.')
-  except (OSError, TypeError) as error:
-    sentence = ' '.join(str(error).split())
-  sys.exit(f'ERROR: {sentence}')
 
 
 if __name__ == '__main__':

@@ -69,9 +69,7 @@ def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
       not dataset.multi and -1 in np.atleast_1d(r.label))]
   if unlabelled:
     raise ValueError(f'{unlabelled[0]} has no label and cannot be trained on')
-  load = _TrainClip(
-      dataset, config,
-      labels.flips(config.data.flip_pairs, dataset.classes), annotate)
+  load = TrainClip(dataset, config, annotate)
   stream = (grain.MapDataset.range(len(dataset.records)).seed(config.seed)
             .shuffle().repeat().random_map(load))
   shard = _Shard(stream, start_step, num_steps, config.batch_size, rows)
@@ -189,20 +187,24 @@ class _Frames:
     return self._kept[index][frame_indices]
 
   def _decode(self, index, frame_indices):
+    return transforms.resize(self.decode(index, frame_indices),
+                             self._data.resize)
+
+  def decode(self, index, frame_indices):
+    """Returns frames of record `index` in their own size."""
     record = self._records[index]
     if self._flow_root:
-      frames = stored_flow.read(
+      return stored_flow.read(
           stored_flow.locate(self._flow_root, record.video or record.name),
           [record.start + i for i in frame_indices])
-    else:
-      frames = read_frames(record, frame_indices, self._data)
-    return transforms.resize(frames, self._data.resize)
+    return read_frames(record, frame_indices, self._data)
 
 
-class _TrainClip:
+class TrainClip:
   """Makes the slot of a training batch from (record index, generator)."""
 
-  def __init__(self, dataset, config, flipped, annotate):
+  def __init__(self, dataset, config, annotate=None):
+    """Takes what `train_batches` takes."""
     self._annotate = annotate
     self._dataset = dataset
     self._records = dataset.records
@@ -211,19 +213,15 @@ class _TrainClip:
     self._flow = stacks.flow_recipe(config.data)
     self._num_frames = config.model.num_frames
     self._crop_size = tuple(config.model.crop_size)
-    self._flipped = flipped
+    self._flipped = labels.flips(config.data.flip_pairs, dataset.classes)
+
+  def frames(self, index, rng):
+    """Returns the frames of a slot as they leave the decoder."""
+    return self._frames.decode(index, self._draw(self._records[index], rng)[1])
 
   def __call__(self, index, rng):
     record = self._records[index]
-    length, stack = stacks.sampled_length(self._flow, record.num_frames)
-    args = rng, length, self._num_frames
-    short = self._data.short_clips
-    if self._data.sampling == 'dense':
-      places = sampling.dense_train(
-          *args, span=self._data.dense_span, stack=stack, short=short)
-    else:
-      places = sampling.segment_train(*args, stack=stack, short=short)
-    indices = stacks.frames_of(self._flow, places, record.num_frames, short)
+    places, indices = self._draw(record, rng)
     label, mask = _label(self._dataset, index), 1
     try:
       video, label = transforms.train_clip(
@@ -239,6 +237,19 @@ class _TrainClip:
     if self._annotate:
       slot |= self._annotate(record.name, places)
     return slot
+
+  def _draw(self, record, rng):
+    """Returns the places of a clip in a video, and the frames read there."""
+    length, stack = stacks.sampled_length(self._flow, record.num_frames)
+    args = rng, length, self._num_frames
+    short = self._data.short_clips
+    if self._data.sampling == 'dense':
+      places = sampling.dense_train(
+          *args, span=self._data.dense_span, stack=stack, short=short)
+    else:
+      places = sampling.segment_train(*args, stack=stack, short=short)
+    return places, stacks.frames_of(
+        self._flow, places, record.num_frames, short)
 
 
 class _EvalViews:

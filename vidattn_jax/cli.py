@@ -14,9 +14,9 @@ from vidattn_jax.commands import videos
 
 _COMMANDS = (videos.add_predict, videos.add_explain, scores.add_fuse,
              scores.add_compare, networks.add_complexity, networks.add_convert,
-             data.add_datasets, data.add_prepare, data.add_check_data,
-             flow.add_flow, editing.add_edit, editing.add_edits,
-             detection.add_evaluate_detections)
+             data.add_datasets, data.add_check_data, data.add_prepare,
+             data.add_benchmark_input, flow.add_flow, editing.add_edit,
+             editing.add_edits, detection.add_evaluate_detections)
 
 
 def main(argv=None):
@@ -26,8 +26,14 @@ def main(argv=None):
   commands = parser.add_subparsers(required=True, metavar='COMMAND')
   for add in _COMMANDS:
     add(commands)
-  arguments = parser.parse_args(argv)
+  argv = sys.argv[1:] if argv is None else argv
+  # Keys of a configuration change as on main.py's command line.
+  overrides = [word for word in argv if word.startswith('--config.')]
+  arguments = parser.parse_args([w for w in argv if w not in overrides])
+  arguments.overrides = overrides
   try:
+    if overrides and not getattr(arguments, 'config', None):
+      raise ValueError(f'{overrides[0]} goes with --config=FILE.')
     return arguments.run(arguments)
   except ValueError as error:
     return errors.exit_with_sentence(error)

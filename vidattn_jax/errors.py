@@ -1,8 +1,11 @@
 """Tells errors that are sentences for the user from faults of the program."""
 
+import contextlib
 import os
 import sys
 import traceback
+
+from absl import flags
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _ROOT = os.path.dirname(_HERE)
@@ -27,3 +30,27 @@ def exit_with_sentence(error: ValueError):
   if os.environ.get('VIDATTN_DEBUG') or not raised_in.startswith(_OURS):
     raise error
   sys.exit(f'ERROR: {error}')
+
+
+@contextlib.contextmanager
+def of_flags():
+  """Turns what is wrong with flags of a configuration into one sentence.
+
+  Raises:
+    SystemExit: with the sentence.
+  """
+  try:
+    yield
+    return
+  except flags.Error as error:
+    # The last line is the cause; a trace may stand before it.
+    sentence = str(error).strip().splitlines()[-1].strip()
+    sentence = sentence.removeprefix('ValueError: ')
+  except (AttributeError, KeyError) as error:
+    text = str(error.args[0]).replace('\\n', ' ').replace('\\', '')
+    key = ' '.join(text.replace("'", '').split())
+    sentence = (f'The configuration has no key {key} All keys stand in '
+                'configs/common.py.')
+  except (OSError, TypeError) as error:
+    sentence = ' '.join(str(error).split())
+  sys.exit(f'ERROR: {sentence}')

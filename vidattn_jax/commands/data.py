@@ -158,7 +158,7 @@ def _check_data(arguments):
   limits, index_file = containers.LIMITS, ''
   if arguments.config:
     from vidattn_jax.tools import networks
-    data = networks.load_config(arguments.config).data
+    data = networks.load_config(arguments.config, arguments.overrides).data
     data = data.copy_and_resolve_references()
     data.root = arguments.source or data.root
     limits, index_file = containers.limits_of(data), data.index_file
@@ -242,4 +242,64 @@ def _datasets(arguments):
   for key, place in places.items():
     print(f'  {key:{width}} {numbers[key]:7,} {place}')
   print('Read them with\n  ' + ' \\\n  '.join(datasets.flags(found, places)))
+  return 0
+
+
+def add_benchmark_input(commands):
+  """Adds `vidattn benchmark-input`."""
+  parser = commands.add_parser(
+      'benchmark-input', help='how many cores keep an accelerator busy',
+      description='Measures what the clips of a training cost the processor, '
+      'and the whole input as the training runs it; says how many cores keep a '
+      'chip busy, and what preparing the data anew would gain. Keys of the '
+      'configuration change as for main.py: --config.data.root=DIR.')
+  parser.add_argument('--config', required=True, metavar='FILE')
+  parser.add_argument('--chip', metavar='NAME', help='v4, v5e, v5p, v6e, a100, '
+                      'h100 or h200')
+  parser.add_argument('--utilization', type=float, default=0.4, metavar='X',
+                      help="share of the chip's bfloat16 operations that "
+                      'training is thought to reach (default: 0.4)')
+  parser.add_argument('--clips-per-second', type=float, default=0.0,
+                      metavar='N', help='what a chip takes, where it is known; '
+                      'goes before --chip')
+  parser.add_argument('--clips', type=int, default=64, metavar='N',
+                      help='clips whose processor time is measured (default: '
+                      '64)')
+  parser.add_argument('--seconds', type=float, default=10.0, metavar='S',
+                      help='how long the whole input runs (default: 10)')
+  parser.add_argument('--no-reencoding', action='store_true', help='do not try '
+                      'a few videos made anew')
+  parser.add_argument('--json', action='store_true', help='print figures for '
+                      'machines')
+  parser.set_defaults(run=_benchmark_input)
+
+
+def _benchmark_input(arguments):
+  import json
+
+  from input_pipeline import advisor
+  from input_pipeline import prepare
+  from vidattn_jax import wiring
+  from vidattn_jax.tools import chips
+  from vidattn_jax.tools import complexity
+  from vidattn_jax.tools import networks
+  for name in ('clips', 'seconds', 'utilization'):
+    if not getattr(arguments, name) > 0:
+      raise ValueError(f'--{name} must be above 0.')
+  config = wiring.resolve(
+      networks.load_config(arguments.config, arguments.overrides))
+  wanted, source = arguments.clips_per_second, 'as given'
+  if arguments.chip and not wanted:
+    chip = chips.get_chip(arguments.chip)
+    model, _ = networks.build(networks.arguments_of_config(config))
+    macs = complexity.complexity(model).macs
+    wanted = chips.clips_per_second(chip, macs, arguments.utilization)
+    source = (f'{arguments.chip}: {chip.flops / 1e12:.0f} Tflop/s, of which '
+              f'training reaches {arguments.utilization:.0%}, at '
+              f'{6 * macs / 1e9:.1f} Gflop a clip')
+  recipe = None if arguments.no_reencoding else prepare.make_recipe('fast')
+  advice = advisor.advise(
+      config, clips=arguments.clips, seconds=arguments.seconds, recipe=recipe,
+      wanted=wanted, wanted_by=source)
+  print(json.dumps(advice.to_json(), indent=1) if arguments.json else advice)
   return 0

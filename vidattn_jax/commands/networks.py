@@ -56,7 +56,8 @@ def _complexity(arguments):
   if not arguments.config and not arguments.model:
     raise ValueError('Give --config=FILE or --model=NAME.')
   changes = _network_changes(arguments)
-  sources = {path: networks.arguments_of_config(networks.load_config(path))
+  sources = {path: networks.arguments_of_config(
+      networks.load_config(path, arguments.overrides))
              for path in arguments.config}
   sources |= {name: {'name': name} for name in arguments.model}
   rows = {}
@@ -120,7 +121,8 @@ def _convert(arguments):
   model_arguments = {'name': arguments.model}
   if arguments.config:
     model_arguments = networks.arguments_of_config(
-        networks.load_config(arguments.config), num_classes=None)
+        networks.load_config(arguments.config, arguments.overrides),
+        num_classes=None)
   _, model_arguments = networks.build(
       model_arguments, attention=arguments.attention,
       **_network_changes(arguments))

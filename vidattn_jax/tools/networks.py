@@ -4,22 +4,40 @@ import importlib.util
 import os
 import sys
 
+from absl import flags
+from ml_collections import config_flags
+
+from vidattn_jax import errors
 from vidattn_jax.training import state
 
 
-def load_config(path: str):
+def load_config(path: str, overrides=()):
   """Runs a configuration file.
 
   Args:
     path: the file, with its argument behind a colon where it takes one, as
       `--config` of main.py has it: 'configs/aia_something.py:tsm,v2,8'.
+    overrides: flags of main.py that change keys, '--config.data.root=DIR'.
 
   Returns:
     The configuration.
 
   Raises:
     ValueError: there is no such file, or it is none of a configuration.
+    SystemExit: an override is of no key or has no fitting value.
   """
+  config = _run(path)
+  if overrides:
+    values, argv = flags.FlagValues(), ['vidattn', *overrides]
+    with errors.of_flags():
+      config_flags.DEFINE_config_dict(
+          'config', config, flag_values=values, lock_config=True, sys_argv=argv)
+      values(argv)
+  return config
+
+
+def _run(path):
+  """Returns what a configuration file's `get_config` does."""
   file, _, argument = path.partition(':')
   if not os.path.isfile(file):
     raise ValueError(f'There is no configuration {file}.')
