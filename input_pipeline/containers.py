@@ -26,6 +26,10 @@ _PASSING = (errno.EACCES, errno.EAGAIN, errno.EINTR, errno.EIO, errno.EMFILE,
 _FAULTS = (AssertionError, AttributeError, NameError, TypeError)
 
 
+# Decoders that make up what is damaged without a word are told to fail.
+_STRICT = {'mjpeg': {'err_detect': 'explode'}}
+
+
 class VideoError(ValueError):
   """A video that cannot give the frames asked of it.
 
@@ -155,7 +159,8 @@ def open_video(path, limits=LIMITS, stream=None, medium=None):
             f'{limits.max_pixels} allows')
       # The decoder refuses larger ones before it allocates them, whatever the
       # header says. Twice as many, as it counts the padding of rows, too.
-      context.options = {'max_pixels': str(2 * limits.max_pixels + 65536)}
+      context.options = {'max_pixels': str(2 * limits.max_pixels + 65536)} | (
+          _STRICT.get(context.name, {}))
       # One clip per worker is faster than several threads on one clip, and
       # frame threads delay errors and skipping.
       context.thread_type = 'NONE'

@@ -49,6 +49,7 @@ class IndexEntry:
     anchors: numbers of the frames that are no B-frames, as runs; empty like
       `packets`.
     stream: number of the stream in the file.
+    repaired: frames that FFmpeg made up in part, as their data is damaged.
     size: bytes of the file.
     mtime_ns: its modification time, or another stamp that changes with it.
     digest: SHA-256 of its size, head and tail; '' before `index.build`.
@@ -70,6 +71,7 @@ class IndexEntry:
   packets: tuple[tuple[int, int, int], ...] = ()
   anchors: tuple[tuple[int, int, int], ...] = ()
   stream: int = 0
+  repaired: int = 0
   size: int = 0
   mtime_ns: int | str = 0
   digest: str = ''
@@ -121,8 +123,10 @@ def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
   times = scan.pts if mode == 'decode' else scan.packets
   if not error and not times:
     error = 'its video stream holds no frame'
-  seekable = not error and scan.is_seekable()
-  steady = not error and not seekable and scan.is_steady()
+  # What FFmpeg makes up depends on what it decoded before.
+  sound = not error and not scan.repaired
+  seekable = sound and scan.is_seekable()
+  steady = sound and not seekable and scan.is_steady()
   return IndexEntry(
       num_frames=len(times),
       height=scan.height,
@@ -137,6 +141,7 @@ def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
       packets=to_runs(scan.released) if steady else (),
       anchors=to_runs(scan.anchors) if steady else (),
       stream=scan.stream,
+      repaired=scan.repaired,
       error=error,
       passing=passing,
   )
@@ -207,6 +212,7 @@ class _Scan:
   rate: float = 0.0
   time_base: tuple = (0, 1)
   stream: int = 0
+  repaired: int = 0
 
   def keyframes(self):
     keys = self.key_packets & self.key_frames
@@ -278,6 +284,7 @@ def _scan(video, mode, scan):
       # that they hold no whole image.
       if frame.key_frame:
         scan.key_frames.add(frame.pts)
+      scan.repaired += frame.is_corrupt
       if frame.pict_type != av_frame.PictureType.B:
         scan.anchors.append(len(scan.pts))
       scan.pts.append(frame.pts)
