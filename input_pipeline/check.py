@@ -152,6 +152,8 @@ def run(found, index_file='', threads=None, frame_template='{:05d}.jpg',
       'mistakes': list(found.mistakes),
       'header_differs': [{key: v[key] for key in (
           'name', 'split', 'frames', 'header_frames')} for v in unlike],
+      'repaired': [{key: v[key] for key in ('name', 'split', 'repaired')}
+                   for v in good if v['repaired']],
       'leaks': [t for t in twins if len({v['split'] for v in t}) > 1],
       'conflicts': [t for t in twins if len({str(v['label']) for v in t}) > 1],
       'duplicates': twins,
@@ -173,7 +175,8 @@ def _describe(split, item, entry):
       'height': entry.height, 'rotation': entry.rotation,
       'codec': entry.codec, 'rate': round(entry.rate, 3),
       'variable_rate': _is_variable(entry), 'found_by': entry.seekability(),
-      'bytes': entry.size, 'sha256': entry.content, 'error': entry.error}
+      'repaired': entry.repaired, 'bytes': entry.size,
+      'sha256': entry.content, 'error': entry.error}
 
 
 def _is_variable(entry):
@@ -292,6 +295,9 @@ def to_text(report):
   section('headers promise another number of frames than decodes', [
       f'{v["name"]}: {v["header_frames"]}, {v["frames"]} decode'
       for v in report['header_differs']], False)
+  section('videos hold damage that FFmpeg repaired', [
+      f'{v["name"]}: in {v["repaired"]} frames' for v in report['repaired']],
+          False)
   section('files are not taken for videos', [
       f'{name}: {reason}' for name, reason in report['ignored']], False)
   lines.extend(['', 'No problem.' if report['ok'] else

@@ -1,5 +1,6 @@
 """`vidattn check-data` finds what would spoil a training."""
 
+import dataclasses
 import json
 import shutil
 
@@ -59,7 +60,7 @@ def test_good_data(root):
   assert report['summary']['codecs'] == {'h264': 8}
   assert report['summary']['found_by'] == {'seek': 8}
   for key in ('bad', 'mistakes', 'leaks', 'conflicts', 'duplicates', 'ignored',
-              'empty_classes', 'small_classes', 'header_differs'):
+              'empty_classes', 'small_classes', 'header_differs', 'repaired'):
     assert report[key] == [], key
   [video] = [v for v in report['videos'] if v['name'] == 'train/run/2.mp4']
   assert (video['frames'], video['header_frames']) == (7, 7)
@@ -130,6 +131,17 @@ def test_damage_and_wrong_headers(root):
        'header_frames': 6}]
   assert ['train/run/notes.txt', 'its name is not that of a video file'] in (
       report['ignored'])
+
+
+def test_repaired_frames_are_told(root, monkeypatch):
+  original = probing.probe
+  monkeypatch.setattr(probing, 'probe', lambda path, *args: dataclasses.replace(
+      original(path, *args), repaired=2 * path.endswith('run/1.mp4')))
+  report = _check(root)
+  assert report['ok']
+  assert report['repaired'] == [
+      {'name': 'train/run/1.mp4', 'split': 'train', 'repaired': 2}]
+  assert 'train/run/1.mp4: in 2 frames' in check.to_text(report)
 
 
 def test_frame_folders_are_read_to_the_end(tmp_path):

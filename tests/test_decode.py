@@ -283,6 +283,25 @@ def test_cut_off_files_are_bad_but_their_head_decodes(
       numbers(decode.decode_frames(path, [4, 0])), [4, 0])
 
 
+def test_repaired_frames_are_counted_and_never_sought(library, tmp_path):
+  """What FFmpeg makes up depends on what it decoded before."""
+  content = (library / 'open_gop.mp4').read_bytes()
+  assert decode.probe(library / 'open_gop.mp4').repaired == 0
+  found, path = 0, tmp_path / 'damaged.mp4'
+  for start in range(len(content) // 3, len(content) * 2 // 3, 997):
+    path.write_bytes(content[:start] + bytes(30) + content[start + 30:])
+    entry = decode.probe(path)
+    if entry.error or not entry.repaired:
+      continue
+    found += 1
+    assert entry.num_frames == FRAMES
+    assert entry.keyframes == entry.packets == ()
+    every = decode.decode_all(path)
+    np.testing.assert_array_equal(
+        decode.decode_frames(path, [47, 20], entry), every[[47, 20]])
+  assert found
+
+
 def test_short_video_says_how_short(library):
   for entry in (None, decode.probe(library / 'gop12.mp4')):
     with pytest.raises(decode.VideoError, match=r'has 48 frames.*number 48'):
