@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import time
 
 from absl import logging
@@ -201,11 +200,10 @@ def _to_tuples(value):
 
 
 def _load(index_file):
-  if not index_file or not os.path.exists(index_file):
+  if not index_file or not storage.exists(index_file):
     return {}
   try:
-    with open(index_file, encoding='utf-8') as file:
-      content = json.load(file)
+    content = json.loads(storage.read_bytes(index_file))
     if content['version'] == _VERSION:
       return content['videos']
     logging.warning('%s has another layout: indexing anew.', index_file)
@@ -218,13 +216,9 @@ def _save(index_file, known):
   """Writes by rename, so that a reader never sees half a file."""
   if not index_file:
     return
-  directory = os.path.dirname(os.path.abspath(index_file))
   try:
-    os.makedirs(directory, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=directory, suffix='.tmp')
-    with os.fdopen(handle, 'w', encoding='utf-8') as file:
-      json.dump({'version': _VERSION, 'videos': known}, file)
-    os.replace(temporary, index_file)
+    storage.write_bytes(index_file, json.dumps(
+        {'version': _VERSION, 'videos': known}).encode())
   except OSError as error:
     logging.warning('%s cannot be written (%s): the next run indexes anew.',
-                    index_file, error.strerror)
+                    index_file, error.strerror or error)

@@ -2,10 +2,10 @@
 
 import csv
 import dataclasses
-import os
 import re
 
 from input_pipeline import decode
+from input_pipeline import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_list(path, root, classes, split, is_video=None, separator='',
   """
   if is_video is None:
     def is_video(name):
-      return os.path.exists(os.path.join(root, name))
+      return storage.exists(storage.join(root, name))
   items = []
   path_alone = split == 'eval' or may_lack or bool(separator)
   for number, line in enumerate(read_lines(path, f'data.{split}_list'), 1):
@@ -128,7 +128,7 @@ def read_list(path, root, classes, split, is_video=None, separator='',
     if separator:
       label = split_labels(label or '', separator)
     items.append(
-        Item(name, os.path.join(root, name), label, num_frames, where))
+        Item(name, storage.join(root, name), label, num_frames, where))
   return items
 
 
@@ -196,7 +196,7 @@ def read_csv(path, config_data, split):
     if frames and not (is_integer(frames) and int(frames) > 0):
       raise ValueError(f'{where}: {frames!r} is no frame count')
     segment, suffix = _segment(row, config_data, where)
-    items.append(Item(name + suffix, os.path.join(config_data.root, name),
+    items.append(Item(name + suffix, storage.join(config_data.root, name),
                       label, int(frames) if frames else None, where, segment,
                       config_data.csv_unit))
   if lacking and split == 'train' and config_data.missing_labels == 'fail':
@@ -288,13 +288,12 @@ def read_lines(path, key, keepends=False):
     ValueError: it is missing, no text file or not readable.
   """
   try:
-    with open(path, encoding='utf-8-sig', newline='') as file:
-      return file.read().splitlines(keepends)
+    return storage.read_bytes(path).decode('utf-8-sig').splitlines(keepends)
   except FileNotFoundError:
     raise ValueError(f'{path}: no such file ({key})') from None
   except UnicodeDecodeError as error:
     raise ValueError(f'{path}: it is not a text file in UTF-8 ({key})'
                     ) from error
   except OSError as error:
-    raise ValueError(f'{path}: it cannot be read, {error.strerror} ({key})'
-                    ) from error
+    raise ValueError(f'{path}: it cannot be read, {error.strerror or error} '
+                     f'({key})') from error

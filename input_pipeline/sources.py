@@ -10,20 +10,16 @@ from absl import logging
 
 from input_pipeline import containers
 from input_pipeline import decode
+from input_pipeline import folders
 from input_pipeline import index
 from input_pipeline import labels as labels_lib
 from input_pipeline import lists
 from input_pipeline import records
+from input_pipeline import storage
 from input_pipeline import stored_flow
 from input_pipeline import timing
 
 SPLITS = ('train', 'eval')
-# Names of the evaluation folder of a root that is split.
-_EVAL_FOLDERS = ('val', 'test', 'validation')
-_SUFFIXES = (
-    '.3g2', '.3gp', '.asf', '.avi', '.divx', '.f4v', '.flv', '.gif', '.m2ts',
-    '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.mxf', '.ogv',
-    '.ts', '.vob', '.webm', '.wmv', '.y4m')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +160,9 @@ def listing(config_data, unique=True):
             for split in SPLITS if _list_of(config_data, split)}
   ignored = []
   if not splits:
-    folders = _split_folders(config_data.root) or {records.WHOLE: ''}
-    for split, folder in folders.items():
-      splits[split], others = _class_folders(
-          config_data, os.path.join(config_data.root, folder))
+    found = folders.splits_of(config_data.root) or {records.WHOLE: ''}
+    for split, folder in found.items():
+      splits[split], others = _class_folders(config_data, folder)
       ignored += others
   for items in splits.values() if unique else ():
     _check_unique(items)
@@ -203,10 +198,11 @@ def gather_videos(paths, list_files=(), frame_template='{:05d}.jpg',
              for item in lists.read_list(file, paths[0], (), 'eval')]
     return dict(found)  # a video may stand in several lists
   found = []
-  for path in map(os.path.normpath, paths):
-    is_root = os.path.isdir(path) and not os.path.exists(
-        os.path.join(path, first))
-    found += (_below(path, path, first) if is_root
+  for path in paths:
+    path = path.rstrip('/') if storage.is_url(path) else os.path.normpath(path)
+    is_root = storage.is_dir(path) and not storage.exists(
+        storage.join(path, first))
+    found += (folders.below(path, first) if is_root
               else [(os.path.basename(path), path)])
   if not found:
     raise ValueError(f'{", ".join(paths)} holds no video')
@@ -215,22 +211,6 @@ def gather_videos(paths, list_files=(), frame_template='{:05d}.jpg',
       raise ValueError(f'{name} is the name of {count} videos; give one root '
                        'above them')
   return dict(found)
-
-
-def _below(folder, root, first):
-  """Returns (name, path) of all videos below a folder, sorted."""
-  found = []
-  for file in _listdir(folder):
-    path = os.path.join(folder, file)
-    if not os.path.isdir(path):
-      is_video = os.path.splitext(file)[1].lower() in _SUFFIXES
-    else:
-      is_video = os.path.exists(os.path.join(path, first))
-      if not is_video:
-        found += _below(path, root, first)
-    if is_video:
-      found.append((os.path.relpath(path, root), path))
-  return found
 
 
 def _checked(config_data, split, items, labels, classes, ignored, index_file):
@@ -360,8 +340,7 @@ def _list_of(config_data, split):
 
 def _find(config_data, path):
   """Takes a file as given, or under the root."""
-  under_root = os.path.join(config_data.root, path)
-  return path if os.path.exists(path) else under_root
+  return path if storage.exists(path) else storage.join(config_data.root, path)
 
 
 def _place(config_data, split):
@@ -387,7 +366,7 @@ def _from_list(config_data, split, named, prepared=None):
 
 def _from_prepared(config_data, split, prepared):
   """Returns the items of a split that a prepared folder has itself."""
-  names = ('train',) if split == 'train' else ('eval', *_EVAL_FOLDERS)
+  names = ('train',) if split == 'train' else ('eval', *folders.EVAL_NAMES)
   own = next((name for name in names if name in prepared.splits), None)
   if own:
     return prepared.items(own)
@@ -396,30 +375,6 @@ def _from_prepared(config_data, split, prepared):
         f'{config_data.root} has no split for {split}, only '
         f'{", ".join(prepared.splits)}; set data.{split}_list')
   return _share(config_data, split, prepared.items(records.WHOLE))
-
-
-def _listdir(path):
-  try:
-    names = sorted(os.listdir(path))
-  except FileNotFoundError:
-    raise ValueError(f'{path}: no such directory (data.root)') from None
-  except OSError as error:
-    raise ValueError(
-        f'{path}: the directory cannot be read ({error.strerror})') from error
-  return [name for name in names if not name.startswith('.')]
-
-
-def _folders(path):
-  return [n for n in _listdir(path) if os.path.isdir(os.path.join(path, n))]
-
-
-def _split_folders(root):
-  """Returns {split: folder} of a root that is split, else {}."""
-  folders = _folders(root)
-  held_out = [name for name in _EVAL_FOLDERS if name in folders]
-  if 'train' not in folders or not held_out:
-    return {}
-  return {'train': 'train', 'eval': held_out[0]}
 
 
 def _from_folders(config_data, split):
@@ -432,48 +387,18 @@ def _from_folders(config_data, split):
   if config_data.csv_labels:
     raise ValueError(f'several heads (data.csv_labels) take a CSV file: set '
                      f'data.{split}_list')
-  splits = _split_folders(root)
+  splits = folders.splits_of(root)
   if splits:
-    return _class_folders(config_data, os.path.join(root, splits[split]))
-  items, ignored = _class_folders(config_data, root)
+    return _class_folders(config_data, splits[split])
+  items, ignored = _class_folders(config_data, '')
   return _share(config_data, split, items), ignored
 
 
-def _class_folders(config_data, top):
-  """Returns ([Item], [(name, reason)]) of a folder of classes."""
-  class_names = _folders(top)
-  if not class_names:
-    raise ValueError(
-        f'{top}: it holds no class folder (<class>/<video> is expected)')
-  items, ignored = [], []
-  for class_name in class_names:
-    videos, others = _class_folder(config_data, top, class_name)
-    if not videos:
-      raise ValueError(
-          f'{os.path.join(top, class_name)}: the class folder holds no video; '
-          'remove it or fill it')
-    items += videos
-    ignored += others
-  return items, ignored
-
-
-def _class_folder(config_data, top, class_name):
-  folder = os.path.join(top, class_name)
-  first = config_data.frame_template.format(config_data.first_frame)
-  videos, others = [], []
-  for file in _listdir(folder):
-    path = os.path.join(folder, file)
-    name = os.path.relpath(path, config_data.root)
-    if os.path.isdir(path):
-      if os.path.exists(os.path.join(path, first)):
-        videos.append(lists.Item(name, path, class_name, None, folder))
-      else:
-        others.append((name, f'a folder without {first}'))
-    elif os.path.splitext(file)[1].lower() in _SUFFIXES:
-      videos.append(lists.Item(name, path, class_name, None, folder))
-    else:
-      others.append((name, 'its name is not that of a video file'))
-  return videos, others
+def _class_folders(config_data, folder):
+  """Returns what `folders.of_classes` finds in a folder of the root."""
+  return folders.of_classes(
+      config_data.root, folder,
+      config_data.frame_template.format(config_data.first_frame))
 
 
 def _share(config_data, split, items):
@@ -554,12 +479,12 @@ def _derive_classes(config_data, split, items, head):
   key = f'data.head_classes.{head}' if head else 'data.classes'
   if not train_list:
     top = config_data.root
-    if top and os.path.isdir(top):
-      top = os.path.join(top, _split_folders(top).get('train', ''))
-      folders = _folders(top)
+    if top and storage.is_dir(top):
+      inner = folders.splits_of(top).get('train')
+      found = folders.names_of(storage.join(top, inner) if inner else top)
       if split == 'train' or not config_data.eval_list or (
-          texts and texts <= set(folders)):
-        return tuple(folders)
+          texts and texts <= set(found)):
+        return tuple(found)
     raise ValueError(
         f'{_place(config_data, split)}: the classes are not known; name them '
         f'in {key}, or give data.train_list')

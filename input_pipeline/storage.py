@@ -79,13 +79,26 @@ def list_dir(path):
   Raises:
     OSError: it is missing or cannot be read.
   """
+  return [name for name, _ in entries(path)]
+
+
+def entries(path):
+  """Returns (name, whether it is a folder) of what is in a folder, sorted.
+
+  Hidden files are left out. An object store is asked once.
+
+  Raises:
+    OSError: it is missing or cannot be read.
+  """
   if is_url(path):
     files, path = _store(path)
-    names = [place.rstrip('/').rpartition('/')[2]
-             for place in files.ls(path, detail=False)]
+    found = [(item['name'].rstrip('/').rpartition('/')[2],
+              item['type'] == 'directory')
+             for item in files.ls(path, detail=True)]
   else:
-    names = os.listdir(path)
-  return sorted(name for name in names if name and not name.startswith('.'))
+    with os.scandir(path) as items:
+      found = [(item.name, item.is_dir()) for item in items]
+  return sorted(item for item in found if item[0] and item[0][0] != '.')
 
 
 def status(path):

@@ -77,3 +77,13 @@ def test_join():
   assert storage.join('gs://b/d', 's3://o/v.avi') == 's3://o/v.avi'
   assert storage.join('d', '/v.avi') == '/v.avi'
   assert storage.join('d', 'v.avi') == 'd/v.avi'
+
+
+def _fill(root, folder, names):
+  for name in names:
+    storage.write_bytes(storage.join(root, folder, name), b'')
+
+
+def test_entries_tell_folders(root):
+  _fill(root, 'a', ['x', 'b/y', '.hidden'])
+  assert storage.entries(storage.join(root, 'a')) == [('b', True), ('x', False)]
