@@ -158,8 +158,12 @@ def get_config():
   data.flow_root = ''
   # Displacement in pixels that becomes 255; stored flow must have the same.
   data.flow_bound = 20.0
+  # Size to which frames were brought before their flow was stored, as `vidattn
+  # flow --size` has it: short side in pixels, or (height, width); 0 for the
+  # videos' own. Stored flow must have the same.
+  data.flow_size = config_dict.FieldReference(0, field_type=object)
   # Consecutive fields of flow at each of `model.num_frames` places, x and y
-  # of each as channels: 5 for 2D networks, 1 for 3D networks.
+  # of each as channels: usually 5 for 2D networks, 1 for 3D networks.
   data.flow_stack = 5
   # Edits of temporal attention, as `vidattn edit` keeps them
   # (WORKDIR/attention/edits.jsonl): training draws the attention towards them.

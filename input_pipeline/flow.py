@@ -15,11 +15,13 @@ import time
 import numpy as np
 
 from input_pipeline import decode
+from input_pipeline import stacks
 from input_pipeline import storage
 from input_pipeline import stored_flow
+from input_pipeline import transforms
 
 # What must be the same in all of a data set's flow.
-_SETTINGS = ('bound', 'method', 'parameters', 'format')
+_SETTINGS = ('bound', 'method', 'parameters', 'format', 'size')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +75,9 @@ class Summary:
     return '\n'.join(lines)
 
 
-def extract(videos, out, method, *, bound=20.0, encoding='array_record',
-            workers=1, frame_template='{:05d}.jpg', first_frame=1, report=None):
+def extract(videos, out, method, *, bound=20.0, size=0,
+            encoding='array_record', workers=1, frame_template='{:05d}.jpg',
+            first_frame=1, report=None):
   """Computes the flow of all videos whose flow is not there yet.
 
   A file gets its name when it is whole. What a killed run has half written is
@@ -85,6 +88,7 @@ def extract(videos, out, method, *, bound=20.0, encoding='array_record',
     out: directory of the flow.
     method: `Method`.
     bound: displacement in pixels that becomes 255.
+    size: that to which frames are brought before, see `stacks.flow_size`.
     encoding: one of `stored_flow.FORMATS`.
     workers: videos at the same time.
     frame_template: file name by frame number, for folders of frames.
@@ -103,9 +107,10 @@ def extract(videos, out, method, *, bound=20.0, encoding='array_record',
                      f'{" or ".join(stored_flow.FORMATS)}.')
   if not bound > 0 or workers < 1:
     raise ValueError(f'bound={bound:g} and workers={workers} must be above 0.')
+  size = stacks.flow_size(size)
   header = {'bound': float(bound), 'method': method.name,
             'parameters': method.parameters, 'library': method.library,
-            'format': encoding}
+            'format': encoding, **({'size': size} if size else {})}
   start = time.monotonic()
   summary = Summary()
   with storage.only_user(out, 'vidattn flow'):
@@ -156,10 +161,11 @@ def _is_there(out, name, wanted):
   except decode.VideoError:
     return False
   for key in _SETTINGS:
-    if header[key] != wanted[key]:
-      raise ValueError(
-          f'{path}: it was made with {key}={header[key]!r}, not '
-          f'{wanted[key]!r}; choose another --out, or remove it.')
+    # The size stands there only where it is not the videos' own, 0.
+    found, asked = header.get(key, 0), wanted.get(key, 0)
+    if found != asked:
+      raise ValueError(f'{path}: it was made with {key}={found!r}, not '
+                       f'{asked!r}; choose another --out, or remove it.')
   return True
 
 
@@ -191,7 +197,8 @@ def _extract_one(out, name, path, *, header, method, naming):
     frames = (_folder_frames(path, entry.num_frames, naming) if folder
               else decode.iterate(path))
     fields = (field for chunk in _chunks(path, frames, method.pairs)
-              for field in method.compute(chunk, header['bound']))
+              for field in method.compute(
+                  _resized(chunk, header.get('size', 0)), header['bound']))
     stored_flow.write(out, name, header, entry.num_frames, fields)
     return entry.num_frames - 1, ''
   except decode.VideoError as error:
@@ -203,7 +210,11 @@ def _folder_frames(path, num_frames, naming):
     yield decode.decode_folder(path, [i], *naming)[0]
 
 
-def fields(read, indices, method, bound):
+def _resized(frames, size):
+  return transforms.resize(frames, size) if size else frames
+
+
+def fields(read, indices, method, bound, size=0):
   """Computes fields of a video, the same as would be stored without loss.
 
   Args:
@@ -213,6 +224,7 @@ def fields(read, indices, method, bound):
       frames i and i + 1.
     method: `Method`.
     bound: displacement in pixels that becomes 255.
+    size: that to which frames are brought before, see `stacks.flow_size`.
 
   Returns:
     uint8 [n, H, W, 2].
@@ -223,7 +235,8 @@ def fields(read, indices, method, bound):
   for run in np.split(indices, ends):
     for start in range(0, len(run), method.pairs):
       part = run[start:start + method.pairs]
-      found.append(method.compute(read(np.append(part, part[-1] + 1)), bound))
+      frames = _resized(read(np.append(part, part[-1] + 1)), size)
+      found.append(method.compute(frames, bound))
   return np.concatenate(found)
 
 

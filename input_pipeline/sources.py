@@ -15,6 +15,7 @@ from input_pipeline import index
 from input_pipeline import labels as labels_lib
 from input_pipeline import lists
 from input_pipeline import records
+from input_pipeline import stacks
 from input_pipeline import storage
 from input_pipeline import stored_flow
 from input_pipeline import timing
@@ -324,7 +325,7 @@ def _look_at_flow(config_data, name, num_frames, entry):
   try:
     header = stored_flow.check(
         config_data.flow_root, name, entry.num_frames,
-        config_data.flow_bound)
+        config_data.flow_bound, stacks.flow_size(config_data.flow_size))
   except decode.VideoError as error:
     return '', error.reason
   return str(sorted(header.items())), ''

@@ -16,7 +16,8 @@ def flow_recipe(data):
   Returns:
     None for RGB; else dict of `stack` (fields at each place of a clip), `bound`
     (pixels) and `stored` (False: the clips have the frames between which the
-    fields lie, and the flow is computed on the device).
+    fields lie, and the flow is computed on the device); and `size`, see
+    `data.flow_size`, where it is not that of the videos.
 
   Raises:
     ValueError: a key has a value that cannot be.
@@ -38,8 +39,33 @@ def flow_recipe(data):
               if is_flow else ''))
   if not is_flow:
     return None
+  size = flow_size(data.flow_size)
+  if size and not data.flow_root:
+    raise ValueError(f'data.flow_size={data.flow_size} is of stored flow, but '
+                     'data.flow_root is empty; set it, or data.flow_size=0')
   return {'stack': data.flow_stack, 'bound': float(data.flow_bound),
-          'stored': bool(data.flow_root)}
+          'stored': bool(data.flow_root), **({'size': size} if size else {})}
+
+
+def flow_size(value):
+  """Returns a size of frames before their flow, as it is written down.
+
+  Args:
+    value: pixels of the short side, 0 for the frames' own size, or (height,
+      width).
+
+  Returns:
+    int or [height, width].
+
+  Raises:
+    ValueError: it is neither.
+  """
+  sides = [value] if isinstance(value, int) else value
+  if not (isinstance(sides, list | tuple) and len(sides) in (1, 2) and all(
+      isinstance(side, int) and side >= (len(sides) > 1) for side in sides)):
+    raise ValueError(f'the size of flow is {value!r}; give the short side in '
+                     'pixels, or height and width, or 0')
+  return list(sides) if len(sides) == 2 else sides[0]
 
 
 def clip_shape(flow, num_frames, crop_size):

@@ -40,7 +40,8 @@ def read_header(path):
 
   Returns:
     dict: `bound` (pixels), `method`, `parameters`, `library`, `format`,
-    `frames` (of the video), `count` (of fields), `height`, `width`.
+    `frames` (of the video), `count` (of fields), `height`, `width`; and `size`,
+    as `stacks.flow_size` has it, if the frames were resized before.
 
   Raises:
     decode.VideoError: it is missing, damaged or half written.
@@ -83,7 +84,7 @@ def locate(root, name):
   raise decode.VideoError(path, 'its flow is missing; run vidattn flow')
 
 
-def check(root, name, num_frames, bound):
+def check(root, name, num_frames, bound, size=0):
   """Checks that the flow of a video is there, whole and what is wanted.
 
   Args:
@@ -91,13 +92,15 @@ def check(root, name, num_frames, bound):
     name: the video's name in the data set.
     num_frames: frames of the video.
     bound: displacement in pixels that should be 255.
+    size: that to which frames should have been brought before, see
+      `stacks.flow_size`.
 
   Returns:
     The header, see `read_header`.
 
   Raises:
     decode.VideoError: the flow is missing, damaged or half written.
-    ValueError: it is of another bound or of another video.
+    ValueError: it is of another bound, of another size or of another video.
   """
   path = locate(root, name)
   header = read_header(path)
@@ -105,6 +108,11 @@ def check(root, name, num_frames, bound):
     raise ValueError(
         f'{path}: its bound is {header["bound"]:g} pixels, data.flow_bound is '
         f'{bound:g}; set data.flow_bound, or extract the flow anew.')
+  if header.get('size', 0) != size:
+    raise ValueError(
+        f'{path}: it is the flow of frames of size {header.get("size", 0)} (0: '
+        f'their own), data.flow_size is {size}; set data.flow_size, or extract '
+        'the flow anew.')
   if header['frames'] != num_frames:
     raise ValueError(
         f'{path}: it is the flow of {header["frames"]} frames, but {name} has '

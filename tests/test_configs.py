@@ -7,9 +7,11 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
 import small
 
+from vidattn_jax.training import optim
 from vidattn_jax.training import state as state_lib
 from vidattn_jax.training import train
 from vidattn_jax.training import writer
@@ -74,6 +76,34 @@ def test_whole_network_can_be_built(name, argument):
   has_unit = any("'attention'" in jax.tree_util.keystr(path) for path, _ in
                  jax.tree_util.tree_leaves_with_path(shapes['params']))
   assert has_unit == bool(c.model.attention)
+
+
+# The ablations of T-STAM, each by one key: frames, maps, channel attention.
+_ABLATIONS = [
+    *[('model.num_frames', n, (n, 4, True)) for n in (3, 4, 5, 6)],
+    *[('model.options.num_spatial', n, (6, n, True)) for n in range(1, 6)],
+    ('model.options.backbone', 'tsn_bninception', (6, 4, False))]
+
+
+@pytest.mark.parametrize('key,value,seen', _ABLATIONS)
+def test_ablations_of_tstam_are_one_key(key, value, seen):
+  whole = _load('two_stream', 'tstam,hmdb51,rgb,1')
+  c = small.shrink(whole)
+  c.model.num_frames = whole.model.num_frames  # a shrunk clip has two
+  c.update_from_flattened_dict({key: value})
+  frames, maps, gated = seen
+  model = state_lib.build_model(state_lib.model_arguments(c, 51))
+  outputs, variables = jax.eval_shape(
+      lambda: model.init_with_output(jax.random.key(0), jnp.zeros(
+          (2, *model.image_shape))))
+  assert outputs['temporal_attention'].shape == (2, frames)
+  assert outputs['spatial_attention'].shape == (2, frames, maps, 1, 1)
+  # The fused features have one part for each map.
+  embed = c.model.options.embed_dim
+  assert variables['params']['head']['kernel'].shape == (maps * embed, 51)
+  names = {optim.path_name(path) for path, _ in
+           jax.tree_util.tree_leaves_with_path(variables['params'])}
+  assert any('se_down' in name for name in names) == gated
 
 
 @pytest.mark.parametrize('name', sorted(_ARGUMENTS))

@@ -17,6 +17,7 @@ from input_pipeline import flow
 from input_pipeline import sources
 from input_pipeline import stored_flow
 from input_pipeline import synthetic
+from input_pipeline import transforms
 from vidattn_jax import cli
 from vidattn_jax.tools import flow as methods
 
@@ -174,6 +175,8 @@ def _make(path):
 @pytest.mark.parametrize('values, message', [
     ({'bound': 15.0}, r'a/00\.mp4.*was made with bound=20\.0, not 15\.0'),
     ({'encoding': 'jpeg'}, "format='array_record', not 'jpeg'"),
+    ({'size': [10, 12]}, r'was made with size=0, not \[10, 12\]'),
+    ({'size': -1}, 'size of flow is -1'),
     ({'encoding': 'gif'}, "format 'gif' is unknown"),
     ({'bound': 0.0}, 'must be above 0'), ({'workers': 0}, 'must be above 0')])
 def test_settings_that_do_not_fit_are_refused(root, stored, values, message):
@@ -236,6 +239,31 @@ def test_damage_is_told_when_read(stored, tmp_path):
     stored_flow.read_header(str(tmp_path / 'old'))
 
 
+@pytest.mark.parametrize('size, shape', [(10, (10, 12)), ([12, 20], (12, 20))])
+def test_frames_are_brought_to_a_size_before(root, tmp_path, size, shape):
+  _extract(root, tmp_path, size=size)
+  frames = transforms.resize(decode.decode_all(str(root / 'a/02.mp4')), size)
+  path = stored_flow.locate(str(tmp_path), 'a/02.mp4')
+  np.testing.assert_array_equal(stored_flow.read(path, range(13)),
+                                _differences(frames, 20))
+  header = stored_flow.read_header(path)
+  assert (header['height'], header['width']) == shape == frames.shape[1:3]
+  assert header['size'] == size
+  assert stored_flow.check(str(tmp_path), 'a/02.mp4', 14, 20.0, size)
+  for other in (0, 11, [12, 21]):
+    with pytest.raises(ValueError, match=r'a/02\.mp4.*data\.flow_size is'):
+      stored_flow.check(str(tmp_path), 'a/02.mp4', 14, 20.0, other)
+    with pytest.raises(ValueError, match='was made with size='):
+      _extract(root, tmp_path, size=other)
+
+  def read(indices):
+    return decode.decode_all(str(root / 'a/02.mp4'))[indices]
+
+  np.testing.assert_array_equal(
+      flow.fields(read, [1, 2, 7], _method(), 20.0, size),
+      stored_flow.read(path, [1, 2, 7]))
+
+
 def test_flow_of_other_bound_or_video_is_refused(stored):
   args = str(stored), 'a/02.mp4'
   assert stored_flow.check(*args, 14, 20.0)['count'] == 13
@@ -281,6 +309,8 @@ def test_command_in_worker_processes(root, tmp_path, capsys):
   args = ['flow', f'--out={out}', '--method=opencv', '--workers=2']
   assert cli.main([*args, *videos]) == 0
   assert '2 videos written (12 fields' in capsys.readouterr().out
+  with pytest.raises(SystemExit, match='made with size=0, not 12'):
+    cli.main([*args, *videos, '--size=12'])
   assert cli.main([*args, *videos, str(tmp_path / 'bad.mp4')]) == 1
   said = capsys.readouterr()
   assert '0 videos written' in said.out and '2 were there' in said.out

@@ -247,24 +247,29 @@ def test_flip_gives_the_flow_of_the_flipped_frames(root, tvl1, see):
                                atol=1e-3)
 
 
-def test_a_training_step_takes_both(root):
+@pytest.mark.parametrize('name, stack', [
+    ('tsn_r18', 5), ('tstam', 3), ('r3d_18', 2)])
+def test_a_training_step_takes_both(root, name, stack):
   c = small.config(data__modality='flow', data__mean=_MEAN, data__std=_STD,
-                   model__attention='', model__stages=())
+                   data__flow_stack=stack, model__attention='',
+                   model__stages=(), model__name=name,
+                   model__crop_size=(64, 64))
   model = state.build_model(state.model_arguments(c, 3))
-  assert model.image_shape == (2, 36, 36, 10)
+  assert model.image_shape == (2, 64, 64, 2 * stack)
   start = jax.eval_shape(lambda: state.create_state(
       state.init_variables(model, jax.random.key(0)), c))
   step = functools.partial(state.make_train_step(model, c, 3),
                            key=state.key_data(0), learning_rate=0.05)
-  for shape in ((8, 2, 36, 36, 10), (8, 12, 36, 36, 3)):
+  for shape in ((8, 2, 64, 64, 2 * stack), (8, 2 * (stack + 1), 64, 64, 3)):
     batch = {'video': jax.ShapeDtypeStruct(shape, np.uint8),
              'label': jax.ShapeDtypeStruct((8,), np.int32),
              'mask': jax.ShapeDtypeStruct((8,), np.float32)}
     after, metrics = jax.eval_shape(step, start, batch)
     assert jax.tree.structure(after) == jax.tree.structure(start)
     assert metrics['loss'].shape == ()
-  batch['video'] = jax.ShapeDtypeStruct((8, 2, 36, 36, 2), np.uint8)
-  with pytest.raises(ValueError, match=r'takes \(clips.*, 10\) for flow'):
+  batch['video'] = jax.ShapeDtypeStruct((8, 2, 64, 64, 14), np.uint8)
+  with pytest.raises(ValueError,
+                     match=rf'takes \(clips.*, {2 * stack}\) for flow'):
     jax.eval_shape(step, start, batch)
 
 
@@ -319,6 +324,28 @@ def test_flow_of_another_bound_or_video_stops_the_run(root, stored, tmp_path):
   os.replace(place / 'a/2.mp4.array_record', place / 'a/0.mp4.array_record')
   with pytest.raises(ValueError, match=r'of 6 frames, but a/0\.mp4 has 13'):
     sources.load(_config(root, place).data, 'train')
+
+
+def test_flow_of_another_size_stops_the_run(root, tvl1, tmp_path):
+  flow.extract(sources.gather_videos([str(root)]), str(tmp_path), tvl1,
+               size=[10, 12])
+  config = _config(root, tmp_path, data__flow_size=(10, 12),
+                   data__resize=(10, 12), model__crop_size=(10, 12))
+  records = sources.load(config.data, 'train').records
+  [batch] = _train(config, 1)
+  for video, i in zip(batch['video'], batch['index'], strict=True):
+    fields = stored_flow.read(
+        stored_flow.locate(str(tmp_path), records[i].name),
+        range(records[i].num_frames - 1))
+    for place in video:
+      assert any(np.array_equal(place[..., :2], field) for field in fields)
+  assert transforms.pixel_recipe(config)['flow'] == {
+      'stack': 5, 'bound': 20.0, 'stored': True, 'size': [10, 12]}
+  for size in (0, 10):
+    with pytest.raises(ValueError, match=rf'size \[10, 12\].*size is {size}'):
+      sources.load(_config(root, tmp_path, data__flow_size=size).data, 'train')
+  with pytest.raises(ValueError, match=r'data\.flow_root is empty'):
+    transforms.pixel_recipe(_config(root, data__flow_size=10))
 
 
 def test_other_flow_is_other_data(root, stored, tvl1, tmp_path):

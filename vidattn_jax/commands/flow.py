@@ -22,6 +22,9 @@ def add_flow(commands):
                       'opencv (default: tvl1)')
   parser.add_argument('--bound', type=float, default=20.0, metavar='PIXELS',
                       help='displacement that becomes 255 (default: 20)')
+  parser.add_argument('--size', type=_size, default=0, metavar='PIXELS',
+                      help='size to which frames are brought before: short '
+                      'side, or HEIGHT,WIDTH (default: their own)')
   parser.add_argument('--workers', type=int, default=os.cpu_count(),
                       metavar='N', help='videos at the same time (default: '
                       'the number of cores)')
@@ -32,6 +35,11 @@ def add_flow(commands):
                       help='file names in folders of frames')
   parser.add_argument('--first-frame', type=int, default=1, metavar='N')
   parser.set_defaults(run=_flow)
+
+
+def _size(text):
+  sides = [int(side) for side in text.split(',')]
+  return sides[0] if len(sides) == 1 else sides
 
 
 def _flow(arguments):
@@ -52,7 +60,8 @@ def _flow(arguments):
 
     summary = flow.extract(
         videos, arguments.out, method, bound=arguments.bound,
-        encoding=arguments.format, workers=arguments.workers,
+        size=arguments.size, encoding=arguments.format,
+        workers=arguments.workers,
         frame_template=naming[0], first_frame=naming[1], report=report)
   print(summary)
   return 1 if summary.dropped else 0

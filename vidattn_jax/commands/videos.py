@@ -112,7 +112,8 @@ def open_video(path, network):
   flow = network.pixels.get('flow')
   if flow is None or not flow['stored']:
     return numbered, read, read
-  return numbered, read, functools.partial(_fields, read, flow['bound'])
+  return numbered, read, functools.partial(
+      _fields, read, flow['bound'], flow.get('size', 0))
 
 
 @functools.cache
@@ -122,9 +123,9 @@ def _flow_method():
   return flow.Method(**methods.get_method('tvl1'))
 
 
-def _fields(read, bound, indices):
+def _fields(read, bound, size, indices):
   from input_pipeline import flow
-  return flow.fields(read, indices, _flow_method(), bound)
+  return flow.fields(read, indices, _flow_method(), bound, size)
 
 
 def _predict_windows(table, predictor, score, path, entry, window, stride,

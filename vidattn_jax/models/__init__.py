@@ -51,7 +51,7 @@ class _Network:
 
 
 # A clip is classified once; flow has its two components.
-_3D = {'consensus': 'clip', 'flow_channels': 2}
+_3D = {'consensus': 'clip', 'flow_stack': 1}
 
 
 def _resnet(depth, shift):
@@ -115,8 +115,8 @@ _NETWORKS['three_branch'] = dataclasses.replace(
 # Every name that `get_model` knows.
 MODELS = tuple(_NETWORKS)
 # Fields that are not for users: the network's name decides them.
-_INNER = ('parent', 'name', 'backbone', 'neck', 'consensus', 'flow_channels',
-          'tied', 'num_stages')
+_INNER = ('parent', 'name', 'backbone', 'neck', 'consensus', 'tied',
+          'num_stages')
 # What the network or the unit decides where it is None.
 _LEFT_OPEN = ('position', 'stages', 'blocks', 'shortcut')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
@@ -130,7 +130,8 @@ def get_model(name: str, **overrides) -> nn.Module:
     **overrides: fields of `Recognizer` and of the backbone: `num_classes`
       (int, or {head name: int} but for st_abn_* and three_branch; 400 unless
       given),
-      `num_frames`, `crop_size` (int or (H, W)), `modality` ('rgb', 'flow'),
+      `num_frames`, `crop_size` (int or (H, W)), `modality` ('rgb', 'flow';
+      `flow_stack` fields of it a frame),
       `dropout` (from 0, below 1), `freeze`, `partial_bn`, `width` (above 0),
       `dtype` (one of `DTYPES`, or its type), and what the backbone takes
       beside; and `attention` (a unit in its paper's spelling, or None) with
@@ -196,8 +197,8 @@ def _on_backbone(network, host):
       network, backbone=host.backbone, decided=host.decided,
       defaults={**host.defaults, **network.defaults},
       num_stages=host.num_stages,
-      fixed={**network.fixed, 'flow_channels': host.fixed.get(
-          'flow_channels', recognizer.Recognizer.flow_channels)})
+      fixed={**network.fixed, 'flow_stack': host.fixed.get(
+          'flow_stack', recognizer.Recognizer.flow_stack)})
 
 
 def _check_overrides(name, overrides, known):
@@ -220,8 +221,9 @@ def _check_values(values):
   for key in ('stages', 'blocks'):
     if key in values:
       values[key] = _whole_numbers(key, values[key])
-  if 'num_frames' in values:
-    layers.check_whole('num_frames', values['num_frames'])
+  for key in ('num_frames', 'flow_stack'):
+    if key in values:
+      layers.check_whole(key, values[key])
   if 'crop_size' in values:
     values['crop_size'] = _crop_size(values['crop_size'])
   values['num_classes'] = _num_classes(values['num_classes'])

@@ -28,8 +28,8 @@ class Recognizer(nn.Module):
       unless `tied` or the backbone says otherwise.
     crop_size: height and width it is meant for; the same holds.
     modality: 'rgb' or 'flow'.
-    flow_channels: channels of a frame of flow: five fields of two components
-      in a 2D network, one in a 3D network.
+    flow_stack: fields of flow that a frame stacks, of two channels each; five
+      in a 2D network and one in a 3D network, unless given.
     consensus: 'frames', every frame is classified and the logits averaged;
       'clip', the features are averaged over time, too, and classified once.
     neck: makes what turns the last stage into features, [N, T, H, W, C] to
@@ -47,7 +47,7 @@ class Recognizer(nn.Module):
   num_frames: int = 8
   crop_size: tuple[int, int] = (224, 224)
   modality: str = 'rgb'
-  flow_channels: int = 10
+  flow_stack: int = 5
   consensus: str = 'frames'
   neck: Callable[..., nn.Module] | None = None
   dropout: float = 0.5
@@ -58,7 +58,7 @@ class Recognizer(nn.Module):
   @property
   def image_shape(self) -> tuple[int, int, int, int]:
     """(T, H, W, C) of the clips that it is meant for."""
-    channels = 3 if self.modality == 'rgb' else self.flow_channels
+    channels = 3 if self.modality == 'rgb' else 2 * self.flow_stack
     return (self.num_frames, *self.crop_size, channels)
 
   @property

@@ -81,7 +81,7 @@ def settings(arguments: dict, pixels: Pixels) -> ml_collections.ConfigDict:
           'mean': tuple(m / 255 for m in mean),
           'std': tuple(s / 255 for s in std),
           'modality': model.modality, 'flow_root': '', 'flow_bound': 20.0,
-          'flow_stack': channels // 2,
+          'flow_stack': channels // 2, 'flow_size': 0,
           'frame_template': '{:05d}.jpg', 'first_frame': 1},
       'eval': {
           'num_frames': 0, 'crop_size': (0, 0), 'crops': 1,

@@ -57,7 +57,8 @@ def model_arguments(config, num_classes: int) -> dict:
       attention_options=m.attention_options.to_dict(),
       stages=list(m.stages) or None,
       width=m.width, dtype=m.dtype, dropout=m.dropout,
-      **({'modality': 'flow'} if config.data.modality == 'flow' else {}),
+      **({'modality': 'flow', 'flow_stack': config.data.flow_stack}
+         if config.data.modality == 'flow' else {}),
       **m.options.to_dict())
 
 
