@@ -140,8 +140,9 @@ def get_config():
   # pixels, or (height, width).
   data.resize = config_dict.FieldReference(256, field_type=object)
   # Training crop: 'multiscale' (one of `crop_scales` for each side, at one of
-  # 13 fixed places, resized to the crop size), 'random' (a place, no scaling)
-  # or 'center'.
+  # 13 fixed places, resized to the crop size), 'corner' (one of `crop_scales`
+  # for both sides, at a corner or the centre, resized to the crop size),
+  # 'random' (a place, no scaling) or 'center'.
   data.crop = 'multiscale'
   data.crop_scales = (1.0, 0.875, 0.75, 0.66)
   # Probability of a horizontal flip in training, and pairs of class names that
@@ -254,9 +255,16 @@ def get_config():
   evaluation.num_frames = 0
   # Clips per video and how they lie: 'segment' (1: centres of the pieces; 2:
   # centres, then starts; more: evenly spaced between two starts) or 'dense'
-  # (stride `data.dense_span // num_frames`, evenly spaced starts).
+  # (stride `data.dense_span // num_frames`, evenly spaced starts). Or all clips
+  # of consecutive frames that do not overlap, `clips` of them read at a time:
+  # 'consecutive' (the last one repeated until it is long enough, as in the test
+  # of 3D-ResNets) or 'consecutive_whole' (what remains is dropped, as in that
+  # of MARS).
   evaluation.sampling = 'segment'
   evaluation.clips = 1
+  # Size to which a frame is brought in evaluation, as `data.resize`; 0 takes
+  # that.
+  evaluation.resize = config_dict.FieldReference(0, field_type=object)
   # Crops per frame: 1 (centre), 3 (left, right, centre), 5 (corners and
   # centre) or 10 (those and their flips).
   evaluation.crops = 1

@@ -93,7 +93,10 @@ def eval_batches(dataset, config, *, shard_index=0, shard_count=1):
     iterator, to be closed or run to its end, of dicts with b = eval.batch_size
     // shard_count rows: video uint8 [b, V, *clip] (see
     `transforms.views_from_recipe`), label int32 [b] (-1 if unlabelled), mask
-    float32 [b], index int32 [b] (position in `dataset.records`).
+    float32 [b], index int32 [b] (position in `dataset.records`). Where a video
+    gives all its clips, they may be parted into several rows, and there are
+    clips int32 [b], how many of a row's clips count (the others fill it up),
+    and all_clips int32 [b], the clips of the video.
 
   Raises:
     ValueError: keys that cannot be.
@@ -101,9 +104,8 @@ def eval_batches(dataset, config, *, shard_index=0, shard_count=1):
   batch_size = config.eval.batch_size
   rows = _rows(batch_size, 'eval.batch_size', shard_index, shard_count)
   load = _EvalViews(dataset, config, transforms.pixel_recipe(config))
-  stream = grain.MapDataset.range(len(dataset.records)).repeat().map_with_index(
-      load)
-  steps = -(-len(dataset.records) // batch_size)
+  stream = grain.MapDataset.range(len(load)).repeat().map_with_index(load)
+  steps = -(-len(load) // batch_size)
   shard = _Shard(stream, 0, steps, batch_size, rows)
   return _iterate(shard.batch(len(rows)), config.data)
 
@@ -170,9 +172,10 @@ class _Frames:
   From memory if they are kept there.
   """
 
-  def __init__(self, dataset, data):
+  def __init__(self, dataset, data, size):
     self._records = dataset.records
     self._data = data
+    self._size = size
     self._flow_root = data.flow_root if data.modality == 'flow' else ''
     self._kept = {} if data.cache_frames else None
 
@@ -187,8 +190,7 @@ class _Frames:
     return self._kept[index][frame_indices]
 
   def _decode(self, index, frame_indices):
-    return transforms.resize(self.decode(index, frame_indices),
-                             self._data.resize)
+    return transforms.resize(self.decode(index, frame_indices), self._size)
 
   def decode(self, index, frame_indices):
     """Returns frames of record `index` in their own size."""
@@ -208,7 +210,7 @@ class TrainClip:
     self._annotate = annotate
     self._dataset = dataset
     self._records = dataset.records
-    self._frames = _Frames(dataset, config.data)
+    self._frames = _Frames(dataset, config.data, config.data.resize)
     self._data = config.data
     self._flow = stacks.flow_recipe(config.data)
     self._num_frames = config.model.num_frames
@@ -253,30 +255,47 @@ class TrainClip:
 
 
 class _EvalViews:
-  """Makes the slot of an evaluation batch from (position, record index)."""
+  """Makes the slot of an evaluation batch from (position, row)."""
 
   def __init__(self, dataset, config, recipe):
     self._dataset = dataset
     self._records = dataset.records
-    self._frames = _Frames(dataset, config.data)
+    self._frames = _Frames(dataset, config.data, recipe['resize'])
     self._recipe = recipe
+    self._parts = None
+    if transforms.is_consecutive(recipe):
+      self._parts = [(i, number) for i, record in enumerate(dataset.records)
+                     for number in range(len(transforms.recipe_parts(
+                         recipe, record.num_frames)))]
 
-  def __call__(self, position, index):
+  def __len__(self):
+    return len(self._records if self._parts is None else self._parts)
+
+  def __call__(self, position, row):
+    index, number = (row, 0) if self._parts is None else self._parts[row]
     record = self._records[index]
     label = _label(self._dataset, index)
     recipe = self._recipe
-    if position < len(self._records):
+    places, counts = None, {}
+    if self._parts is not None:
+      parts = transforms.recipe_parts(recipe, record.num_frames)
+      places = parts[number]
+      counts = {'clips': np.int32(len(places)),
+                'all_clips': np.int32(sum(map(len, parts)))}
+      places = places[np.arange(recipe['clips']) % len(places)]
+    if position < len(self):
       try:
         video = transforms.views_from_recipe(
-            recipe, record.num_frames, lambda i: self._frames.read(index, i))
-        return _slot(video, label, 1, index)
+            recipe, record.num_frames, lambda i: self._frames.read(index, i),
+            places)
+        return _slot(video, label, 1, index) | counts
       except decode.VideoError as error:
         logging.warning('Masked in evaluation: %s', error)
     views = recipe['crops'] * recipe['clips']
     shape = stacks.clip_shape(
         recipe.get('flow'), recipe['num_frames'], recipe['crop_size'])
     video = np.full((views, *shape), _GREY, np.uint8)
-    return _slot(video, label, 0, index)
+    return _slot(video, label, 0, index) | counts
 
 
 def _label(dataset, index):

@@ -22,11 +22,11 @@ def places_needed(rule, clip_frames, span=64):
   """Returns how many frames a clip takes without repeating any.
 
   Args:
-    rule: 'segment' or 'dense'.
+    rule: 'dense', whose clips span `span` frames; of others T is enough.
     clip_frames: frames of the clip, T.
     span: see `dense_eval`.
   """
-  if rule == 'segment':
+  if rule != 'dense':
     return clip_frames
   return _stride(clip_frames, span) * (clip_frames - 1) + 1
 
@@ -152,6 +152,43 @@ def dense_eval(num_frames, clip_frames, clips=DENSE_CLIPS, span=64, stack=1,
             np.linspace(0, last, num=clips, dtype=np.int64))
   return np.stack([_dense(s, num_frames, clip_frames, span, stack, short)
                    for s in starts])
+
+
+def consecutive(num_frames, clip_frames, whole=False, stack=1,
+                short='published'):
+  """Takes all clips of consecutive frames that do not overlap.
+
+  Args:
+    num_frames: frames of the video, n.
+    clip_frames: frames of the clip, T.
+    whole: only clips that lie in the video as a whole, and of a video that is
+      shorter than T the video over and over: the test of MARS (Crasto et al.,
+      CVPR 2019). Else the last clip, too, which begins before the last frame
+      and is repeated until it is long enough: the test of 3D-ResNets (Hara et
+      al., CVPR 2018).
+    stack: consecutive fields at each place, L.
+    short: what the places behind a video's end are, see `SHORT`; as published
+      a clip is looped.
+
+  Returns:
+    int64 [clips, T].
+
+  Raises:
+    ValueError: the video is shorter than a clip, and `short` is 'fail'.
+  """
+  _check(num_frames, clip_frames)
+  if short == 'fail':
+    _fill(np.arange(clip_frames), num_frames, stack, short)
+  num_frames = _starts(num_frames, stack)
+  if whole:
+    count = max(num_frames // clip_frames, 1)
+  else:
+    count = max(-(-(num_frames - 1) // clip_frames), 1)
+  starts = clip_frames * np.arange(count)[:, None]
+  left = np.minimum(num_frames - starts, clip_frames)
+  within = np.arange(clip_frames)
+  return starts + (np.minimum(within, left - 1) if short == 'hold' else
+                   within % left)
 
 
 def _starts(num_frames, stack):

@@ -18,6 +18,11 @@ from input_pipeline import sampling
 from input_pipeline import stacks
 
 CROPS = (1, 3, 5, 10)
+# Evaluations of all clips of a video, and whether only of whole ones.
+_CONSECUTIVE = {'consecutive': False, 'consecutive_whole': True}
+_SAMPLING = ('segment', 'dense')
+# Training crops of any size, resized to that wanted.
+_RESIZED_CROPS = ('multiscale', 'corner')
 
 
 def resize(frames, size):
@@ -111,6 +116,31 @@ def multiscale_crop(rng, frames, crop_size, scales=(1, 0.875, 0.75, 0.66)):
   return resize(_cut(frames, place, (height, width)), crop_size)
 
 
+def corner_crop(rng, frames, crop_size, scales):
+  """Cuts one random size at a corner or the centre and resizes it.
+
+  The crop of 3D-ResNets (Hara et al., CVPR 2018).
+
+  Args:
+    rng: `np.random.Generator`.
+    frames: uint8 [T, H, W, 3].
+    crop_size: (height, width) of the result.
+    scales: of both sides; at 1 the crop is as large as fits in.
+
+  Returns:
+    uint8 [T, *crop_size, 3].
+  """
+  image_size = frames.shape[1:3]
+  scale = scales[rng.integers(len(scales))] * min(
+      whole / part for whole, part in zip(image_size, crop_size))
+  size = tuple(max(int(part * scale), 1) for part in crop_size)
+  right, down = image_size[1] - size[1], image_size[0] - size[0]
+  places = [(round(right / 2), round(down / 2)), (0, 0), (right, 0), (0, down),
+            (right, down)]
+  place = places[rng.integers(len(places))]
+  return resize(_cut(frames, place, size), crop_size)
+
+
 def random_crop(rng, frames, crop_size):
   """Cuts `crop_size` (height, width) at a random place of [T, H, W, 3]."""
   y, x = (int(rng.integers(max(whole - part, 0) + 1))
@@ -189,6 +219,8 @@ def train_clip(rng, frames, label, data, crop_size, flipped):
   """
   if data.crop == 'multiscale':
     frames = multiscale_crop(rng, frames, crop_size, data.crop_scales)
+  elif data.crop == 'corner':
+    frames = corner_crop(rng, frames, crop_size, data.crop_scales)
   elif data.crop == 'random':
     frames = random_crop(rng, frames, crop_size)
   else:
@@ -209,12 +241,14 @@ def check_train(config):
     ValueError: a value that cannot be; names key and value.
   """
   data = config.data
-  _check_sampling('data.sampling', data.sampling)
+  names = "'segment' or 'dense'"
+  if data.sampling not in _SAMPLING:
+    raise ValueError(f'data.sampling must be {names}, not {data.sampling!r}')
   _check_short(data.short_clips)
-  if data.crop not in ('multiscale', 'random', 'center'):
-    raise ValueError("data.crop must be 'multiscale', 'random' or 'center', "
-                     f'not {data.crop!r}')
-  if data.crop != 'multiscale':
+  if data.crop not in ('multiscale', 'corner', 'random', 'center'):
+    raise ValueError("data.crop must be 'multiscale', 'corner', 'random' or "
+                     f"'center', not {data.crop!r}")
+  if data.crop not in _RESIZED_CROPS:
     _check_fits('model.crop_size', config.model.crop_size, data.resize)
   if not 0 <= data.flip <= 1:
     raise ValueError(f'data.flip={data.flip:g} must lie between 0 and 1')
@@ -239,18 +273,20 @@ def check_sizes(records, config, recipe, split):
   crop_size = tuple(recipe['crop_size'])
   if split == 'train':
     crop_size = tuple(config.model.crop_size)
-    if config.data.crop == 'multiscale':
+    if config.data.crop in _RESIZED_CROPS:
       return  # it takes its size from the frames
   for record in records:
     entry = record.entry
     turned = config.data.rotate and entry.rotation % 180 == 90
-    size = _resized((entry.height, entry.width)[::-1 if turned else 1],
-                    config.data.resize)
+    wanted = config.data.resize if split == 'train' else recipe['resize']
+    size = _resized((entry.height, entry.width)[::-1 if turned else 1], wanted)
     if crop_size[0] > size[0] or crop_size[1] > size[1]:
+      key = ('eval.resize' if split == 'eval' and config.eval.resize
+             else 'data.resize')
       raise ValueError(
           f'{record.name}: a crop of {crop_size} is larger than its frames, '
-          f'which are {size} after data.resize={config.data.resize}; raise '
-          'data.resize or lower the crop')
+          f'which are {size} after {key}={wanted}; raise {key} or lower the '
+          'crop')
 
 
 def pixel_recipe(config):
@@ -268,13 +304,17 @@ def pixel_recipe(config):
   data, evaluation = config.data, config.eval
   crop_size = [n or m for n, m in
                zip(evaluation.crop_size, config.model.crop_size)]
-  size = data.resize if isinstance(data.resize, int) else list(data.resize)
+  size = evaluation.resize or data.resize
+  size = size if isinstance(size, int) else list(size)
   _check_fits('eval.crop_size, model.crop_size', crop_size, size)
   if evaluation.crops not in CROPS:
     raise ValueError(
         f'eval.crops must be one of {CROPS}, not {evaluation.crops}')
-  _check_sampling('eval.sampling', evaluation.sampling)
   _check_short(data.short_clips)
+  known = (*_SAMPLING, *_CONSECUTIVE)
+  if evaluation.sampling not in known:
+    raise ValueError(f'eval.sampling must be {" or ".join(map(repr, known))}, '
+                     f'not {evaluation.sampling!r}')
   flow = stacks.flow_recipe(data)
   return {
       **({'flow': flow} if flow else {}),
@@ -298,6 +338,26 @@ def pixel_recipe(config):
   }
 
 
+def is_consecutive(recipe):
+  """Tells whether a recipe takes all clips of a video, however many."""
+  return recipe['sampling'] in _CONSECUTIVE
+
+
+def recipe_parts(recipe, num_frames):
+  """Parts the clips of a video into those that are made at a time.
+
+  Args:
+    recipe: what `pixel_recipe` returned.
+    num_frames: frames of the video.
+
+  Returns:
+    list of int64 [at most recipe['clips'], T].
+  """
+  places = recipe_indices(recipe, num_frames)
+  return [places[i:i + recipe['clips']]
+          for i in range(0, len(places), recipe['clips'])]
+
+
 def recipe_indices(recipe, num_frames):
   """Tells which frames of a video a recipe takes.
 
@@ -306,12 +366,17 @@ def recipe_indices(recipe, num_frames):
     num_frames: frames of the video.
 
   Returns:
-    int64 [clips, T], from 0; of flow, the first frame of each stack.
+    int64 [clips, T], from 0; of flow, the first frame of each stack. Where
+    `is_consecutive`, as many clips as the video has; else `recipe['clips']`.
 
   Raises:
     ValueError: the video is too short, and the recipe allows none that is.
   """
   length, stack = stacks.sampled_length(recipe.get('flow'), num_frames)
+  if is_consecutive(recipe):
+    return sampling.consecutive(
+        length, recipe['num_frames'], _CONSECUTIVE[recipe['sampling']], stack,
+        _short(recipe))
   args = length, recipe['num_frames'], recipe['clips']
   how = {'stack': stack, 'short': _short(recipe)}
   if recipe['sampling'] == 'dense':
@@ -366,8 +431,8 @@ def check_lengths(records, config, recipe, split):
         "'loop', 'hold' or 'published', or leave them out")
 
 
-def views_from_recipe(recipe, num_frames, read):
-  """Makes all views of a video from one decode.
+def views_from_recipe(recipe, num_frames, read, places=None):
+  """Makes all views of a video, or those of some clips, from one decode.
 
   Evaluation and prediction both use it, so they see the same pixels.
 
@@ -376,6 +441,7 @@ def views_from_recipe(recipe, num_frames, read):
     num_frames: frames of the video.
     read: function of numbers (sorted, distinct) of frames, or of fields of
       stored flow, that returns them as uint8 [n, H, W, C].
+    places: int [clips, T], one of `recipe_parts`; None for all clips.
 
   Returns:
     uint8 [V, *clip]; crops outermost: view = crop * clips + clip. A clip has
@@ -385,7 +451,8 @@ def views_from_recipe(recipe, num_frames, read):
     ValueError: frames came where stored flow is wanted.
   """
   flow = recipe.get('flow')
-  places = recipe_indices(recipe, num_frames)
+  if places is None:
+    places = recipe_indices(recipe, num_frames)
   indices = stacks.frames_of(flow, places, num_frames, _short(recipe))
   distinct, where = np.unique(indices, return_inverse=True)
   frames = read(distinct)
@@ -412,11 +479,6 @@ def first_view(recipe, indices, read):
   distinct, where = np.unique(indices, return_inverse=True)
   frames = resize(read(distinct), recipe['resize'])
   return crops(frames, recipe['crop_size'], 1)[0][where]
-
-
-def _check_sampling(key, value):
-  if value not in ('segment', 'dense'):
-    raise ValueError(f"{key} must be 'segment' or 'dense', not {value!r}")
 
 
 def _check_short(value):

@@ -92,7 +92,10 @@ def shrink(c):
   c = c.copy_and_resolve_references()
   with c.unlocked():
     if not c.model.name.startswith(('st_abn', 'slow')):  # of these depths only
-      c.model.name = c.model.name.replace('r50', 'r18').replace('r101', 'r18')
+      for name in ('r50', 'r101'):
+        c.model.name = c.model.name.replace(name, 'r18')
+      for name in ('resnext3d_101', 'r3d_152'):
+        c.model.name = c.model.name.replace(name, 'r3d_18')
     c.model.update(width=1 / 16, crop_size=(36, 36), num_classes=0,
                    stages=(4,), num_frames=2)
     c.update(batch_size=2, num_epochs=1.0, log_every_steps=1, compile_cache='')

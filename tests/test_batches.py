@@ -214,6 +214,37 @@ def test_evaluation_shards_make_equal_steps(evaluated, dataset, root):
   assert_same(whole, evaluated)
 
 
+@pytest.mark.parametrize('shards', [1, 2])
+def test_all_clips_of_a_video_in_rows_of_a_few(dataset, root, shards):
+  config = make_config(root, eval__sampling='consecutive', eval__clips=2,
+                       eval__resize=24)
+  recipe = transforms.pixel_recipe(config)
+  got = [row for steps in zip(*(
+      batches.eval_batches(dataset, config, shard_index=i, shard_count=shards)
+      for i in range(shards)), strict=True)
+         for batch in steps
+         for row in zip(*(batch[key] for key in (
+             'index', 'mask', 'clips', 'all_clips', 'video')), strict=True)]
+  place = 0
+  for i, record in enumerate(dataset.records):
+    frames = decode.decode_frames(record.path, range(record.num_frames),
+                                  record.entry)
+    clips = sampling.consecutive(record.num_frames, 3)
+    assert len(clips) in (2, 3)
+    for start in range(0, len(clips), 2):
+      part = clips[start:start + 2]
+      index, mask, count, total, video = got[place]
+      assert (index, mask, count, total) == (i, 1, len(part), len(clips))
+      cut = transforms.crops(transforms.resize(frames, 24), (16, 16), 3)
+      # Crops are outermost; what is missing repeats the clips that there are.
+      wanted = cut[:, part[[0, -1 if len(part) > 1 else 0]]]
+      np.testing.assert_array_equal(video, wanted.reshape(video.shape))
+      place += 1
+  assert all(row[1] == 0 for row in got[place:])
+  assert len(got) % 4 == 0 and len(got) - place < 4
+  assert recipe['resize'] == 24
+
+
 def test_each_video_is_decoded_once_for_all_views(dataset, root, monkeypatch):
   opened, original = [], decode.decode_frames
 

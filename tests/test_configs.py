@@ -23,6 +23,8 @@ _ARGUMENTS = {
     'aia_egocentric': ('tsm,egtea3,8',),
     'aia_something': ('tsn,v1,8', 'tsm,v2,12x3x2', 'tsm,v1,16x1x2'),
     'demo': ('plain', 'attention'),
+    'sta': ('resnet18,ucf101,2', 'resnet18,hmdb51,1,none', 'c3d,hmdb51,3,SA',
+            'resnext101_64f,hmdb51,1', 'p3d199,ucf101,1'),
     'st_abn_ssv2': ('slow_r50,32', 'st_abn_r50,32x2', 'st_abn_r101,32,edited'),
     'three_branch_small': ('demo,O+C+D', 'ut,O'),
     'three_branch_ucf_hmdb': ('ucf101,1', 'hmdb51,3'),
@@ -37,11 +39,12 @@ _NAMES = sorted(p.stem for p in _CONFIGS.glob('*.py')
 _CASES = [(name, argument) for name in _NAMES
           for argument in _ARGUMENTS.get(name, (None,))]
 # Those that take long to compile.
-_LONG = ('st_abn_ssv2', 'tcnn_kinetics', 'three_branch_small',
+_LONG = ('sta', 'st_abn_ssv2', 'tcnn_kinetics', 'three_branch_small',
          'three_branch_ucf_hmdb', 'two_stream', 'two_stream_demo',
          'two_stream_weizmann')
 _STEPS = [pytest.param(*case, marks=pytest.mark.slow) if case[0] in _LONG
-          else case for case in _CASES if case != ('two_stream_demo', 'rgb')]
+          else case for case in _CASES if case != ('two_stream_demo', 'rgb')
+          and not str(case[1]).startswith(('c3d', 'p3d', 'resnext'))]
 
 
 def _load(name, argument):
@@ -65,7 +68,10 @@ def test_trains_one_step_when_shrunk(name, argument, tmp_path):
   assert 0.3 < loss / count < 3 * math.log(len(small.CLASSES))
 
 
-@pytest.mark.parametrize('name,argument', _CASES)
+@pytest.mark.parametrize('name,argument', [
+    pytest.param(*case, marks=pytest.mark.slow)
+    if str(case[1]).startswith(('p3d', 'resnext')) else case
+    for case in _CASES])
 def test_whole_network_can_be_built(name, argument):
   c = _load(name, argument)
   model = state_lib.build_model(state_lib.model_arguments(c, 10))

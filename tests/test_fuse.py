@@ -1,6 +1,7 @@
 """Fusing streams, weights and splits."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -47,6 +48,29 @@ def test_rgb_and_flow_are_fused_one_to_three_on_probabilities(streams):
   # Two of one kind count alike, as they are.
   np.testing.assert_allclose(fuse.fuse([rgb, rgb]).scores, rgb.scores)
   assert fuse.fuse([rgb, rgb]).average == 'logits'
+
+
+def test_accuracy_by_length(tmp_path):
+  labels = np.zeros(40, int)
+  scores = np.tile(np.float32([1, 0, 0]), (40, 1))
+  lengths = np.arange(40) * 10 + 5
+  first = _result(scores, labels, num_frames=lengths)
+  # The second errs in the longer half.
+  second = _result(np.where(lengths[:, None] > 200, scores[:, ::-1], scores),
+                   labels, num_frames=lengths)
+  rows = fuse.compare_lengths([first, second], ('a', 'b'),
+                              tmp_path / 'x.png', bins=4)
+  assert sum(row[2] for row in rows) == 40
+  assert all(9 <= row[2] <= 11 for row in rows)
+  assert rows[0][0] == 5 and rows[-1][1] == 395
+  assert all(low[1] < high[0] for low, high in itertools.pairwise(rows))
+  assert [row[3][0] for row in rows] == [1.0] * 4
+  np.testing.assert_allclose(
+      sum(row[2] * row[3][1] for row in rows), (lengths <= 200).sum())
+  assert rows[0][3][1] == 1 and rows[-1][3][1] == 0
+  assert (tmp_path / 'x.png').stat().st_size > 1000
+  with pytest.raises(ValueError, match='does not tell the lengths'):
+    fuse.compare_lengths([_result(scores, labels)] * 2, ('a', 'b'))
 
 
 def test_sweep_ends_at_the_streams_themselves(streams):

@@ -44,3 +44,13 @@ def test_without_labels_there_are_no_figures():
   scores = np.zeros((2, 3))
   assert metrics.summarize(scores, scores[:, None], np.asarray([-1, -1])) == {
       'videos': 0}
+
+
+def test_videos_may_have_different_numbers_of_clips():
+  scores = np.asarray([[1.0, 0], [0, 1.0]])
+  clips = np.asarray([[[1.0, 0], [1.0, 0], [0, 1.0]],
+                      [[0, 1.0], [0, 0], [0, 0]]])
+  labels = np.asarray([0, 1])
+  # Of four clips three are right; zeros that fill up do not count.
+  assert metrics.summarize(scores, clips, labels, [3, 1])['clip_top1'] == 0.75
+  assert metrics.summarize(scores, clips, labels)['clip_top1'] == 0.5

@@ -65,6 +65,37 @@ def test_dense_train_never_leaves_the_video():
   assert short.tolist() == [0, 8, 16, 4, 12, 0, 8, 16]
 
 
+@pytest.mark.parametrize('whole', [False, True])
+def test_consecutive_clips_are_those_of_the_published_tests(whole):
+  def published(n, t):
+    """3D-ResNets' loop over starts from 1; MARS takes whole clips alone."""
+    if whole:
+      starts = range(1, max(n // t, 1) * t, t)
+    else:
+      starts = list(range(1, n, t)) or [1]
+    clips = []
+    for start in starts:
+      clip = list(range(start, min(n + 1, start + t)))
+      for index in clip:
+        if len(clip) >= t:
+          break
+        clip.append(index)
+      clips.append(clip)
+    return clips
+
+  for n in (1, 2, 5, 15, 16, 17, 18, 31, 32, 33, 100):
+    for t in (4, 16):
+      got = sampling.consecutive(n, t, whole)
+      assert (got + 1).tolist() == published(n, t), (n, t)
+  assert sampling.consecutive(6, 4, short='hold').tolist() == [
+      [0, 1, 2, 3], [4, 5, 5, 5]]
+  with pytest.raises(ValueError, match='a clip needs 4 frames'):
+    sampling.consecutive(3, 4, whole, short='fail')
+  # Stacks of five fields: 36 frames have 32 starts.
+  assert sampling.consecutive(36, 16, True, stack=5).tolist() == [
+      list(range(16)), list(range(16, 32))]
+
+
 def test_one_dense_clip_lies_in_the_middle():
   clip = sampling.dense_eval(100, 8, clips=1, span=32)[0]
   assert clip.tolist() == list(range(34, 66, 4))

@@ -620,3 +620,31 @@ def test_evaluating_other_classes_or_another_network_is_refused(plain,
   c = small.config(model__attention='ST')
   with pytest.raises(ValueError, match="model.attention='C'; the config"):
     train.evaluate_checkpoint(c, workdir, small.inputs(c))
+
+
+def test_clips_of_a_video_may_come_in_several_rows():
+  def row(index, mask, clips, total, first):
+    video = np.zeros((1, 2, 1, 1, 1, 1), np.uint8)
+    video[0, :, 0, 0, 0, 0] = first, first + 1
+    return {'video': video, 'label': np.int32([index % 2]),
+            'mask': np.float32([mask]), 'index': np.int32([index]),
+            'clips': np.int32([clips]), 'all_clips': np.int32([total])}
+
+  def score(_, views):
+    value = views[:, :, 0, 0, 0, 0].astype(np.float32)
+    return np.stack([value, 10 - value], -1)
+
+  rows = [row(0, 1, 2, 3, 1), row(0, 1, 1, 3, 5), row(1, 1, 1, 1, 7),
+          row(2, 1, 2, 4, 0), row(2, 0, 2, 4, 0), row(0, 0, 2, 3, 1)]
+  done = []
+  got = evaluate.evaluate(None, rows, score, ('a', 'b', 'c'), ('x', 'y'),
+                          progress=done.append, lengths=(30, 10, 40))
+  # Clips 1, 2 and 5; 7; the third video lacks two of its clips.
+  assert got.names == ('a', 'b') and got.unreadable == ('c',)
+  np.testing.assert_allclose(got.scores, [[8 / 3, 22 / 3], [7, 3]])
+  assert got.clip_counts.tolist() == [3, 1]
+  assert got.num_frames.tolist() == [30, 10]
+  np.testing.assert_array_equal(got.clip_scores[0, :, 0], [1, 2, 5])
+  # Wrong, wrong and wrong of class x; wrong of class y.
+  assert got.summary()['clip_top1'] == 0.25
+  assert sum(done) == 3

@@ -75,6 +75,25 @@ def test_multiscale_crop_draws_every_size_and_place_alike():
   assert drawn == expected
 
 
+def test_corner_crop_draws_every_scale_at_every_corner_alike(monkeypatch):
+  rng = np.random.default_rng(0)
+  frames = _map(60, 100).astype(np.float32)
+  seen = {}
+  with monkeypatch.context() as plain:
+    plain.setattr(transforms, 'resize', lambda cut, size: cut)
+    for _ in range(1000):
+      cut = transforms.corner_crop(rng, frames, (30, 30), (1.0, 0.5))
+      key = (cut.shape[1:3], *_corners(cut[None]))
+      seen[key] = seen.get(key, 0) + 1
+  # The short side, or half of it; corners and the centre, (x, y).
+  assert set(seen) == {((60, 60), (x, 0)) for x in (0, 40, 20)} | {
+      ((30, 30), place) for place in (
+          (0, 0), (70, 0), (0, 30), (70, 30), (35, 15))}
+  assert min(v for (size, _), v in seen.items() if size == (30, 30)) > 60
+  assert transforms.corner_crop(rng, np.zeros((2, 60, 100, 3), np.uint8),
+                                (16, 32), (1.0, 0.5)).shape == (2, 16, 32, 3)
+
+
 def test_three_crops_in_published_order(golden):
   for key, expected in golden['three_crop_xy'].items():
     image, crop = key.split(',')

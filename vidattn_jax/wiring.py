@@ -116,6 +116,7 @@ def _inputs(config, sets, split, annotate=None):
           **shard),
       eval_batches=lambda: batches.eval_batches(sets[split], config, **shard),
       train_names=names.get('train', ()), eval_names=names[split],
+      eval_lengths=tuple(r.num_frames for r in sets[split].records),
       pixels=transforms.pixel_recipe(config),
       card={'name': config.data.name,
             **{key: s.summary() for key, s in sets.items()}})

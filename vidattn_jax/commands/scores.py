@@ -74,6 +74,8 @@ def add_compare(commands):
   parser.add_argument('--edits', metavar='FILE|DIR',
                       help='edits of attention, or a workdir that has some: '
                       'compare the classes of edited videos with the others')
+  parser.add_argument('--lengths', metavar='FILE.png', help='compare them on '
+                      'videos of different lengths, too, and draw that')
   parser.set_defaults(run=_compare)
 
 
@@ -99,4 +101,12 @@ def _compare(arguments):
     for name, before, after, count in fuse.by_group(*results, edited, names):
       print(f'{name:<13}  {before:6.1%}  {after:6.1%}  {after - before:+7.1%}'
             f'  {count}')
-  print(f'\nDrawn to {arguments.out}')
+  drawn = [arguments.out]
+  if arguments.lengths:
+    drawn.append(arguments.lengths)
+    print('\nframes         first   second  gain    videos')
+    for low, high, count, (before, after) in fuse.compare_lengths(
+        results, names, arguments.lengths):
+      print(f'{f"{low} to {high}":<13}  {before:6.1%}  {after:6.1%}  '
+            f'{after - before:+7.1%}  {count}')
+  print(f'\nDrawn to {" and ".join(drawn)}')

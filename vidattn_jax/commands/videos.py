@@ -46,8 +46,13 @@ def _predict(arguments):
       lambda text: print(text, file=sys.stderr))
 
   def score(read, start, length):
-    return predictor.scores(transforms.views_from_recipe(
-        predictor.pixels, length, lambda indices: read(indices + start)))
+    recipe = predictor.pixels
+    parts = [None]  # All clips; where a video has many, some at a time.
+    if transforms.is_consecutive(recipe):
+      parts = transforms.recipe_parts(recipe, length)
+    return predictor.scores(
+        view for places in parts for view in transforms.views_from_recipe(
+            recipe, length, lambda indices: read(indices + start), places))
 
   needed = transforms.frames_needed(predictor.pixels)
   table = csv.writer(sys.stdout)

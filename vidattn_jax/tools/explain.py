@@ -80,6 +80,9 @@ def _load(path, name, which, report):
   variables = jax.device_put(variables)
   model = state.build_model(description['model'])
   recipe = {**description['pixels'], 'clips': 1, 'crops': 1}
+  if recipe['sampling'].startswith('consecutive'):
+    # Of all clips, one in the middle.
+    recipe |= {'sampling': 'dense', 'dense_span': recipe['num_frames']}
 
   @functools.partial(jax.jit, static_argnums=3)
   def run(variables, frames, class_index, stage):

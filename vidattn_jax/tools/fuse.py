@@ -84,7 +84,7 @@ def fuse(results, weights=None, probabilities=False, names=None):
       names=results[0].names, labels=results[0].labels, scores=scores,
       clip_scores=scores[:, None], classes=results[0].classes,
       average='probabilities' if probabilities else averages.pop(),
-      modality='+'.join(modalities))
+      modality='+'.join(modalities), num_frames=results[0].num_frames)
 
 
 def sweep(first, second, weights=SWEEP, probabilities=False) -> list:
@@ -210,6 +210,71 @@ def by_group(before, after, group, names=('first', 'second')) -> list:
           for name, part in (('these classes', inside),
                              ('others', known & ~inside), ('all', known))
           if part.any()]
+
+
+def compare_lengths(results, names, path=None, bins=8) -> list:
+  """Compares models on videos of different lengths (STA, Fig. 8).
+
+  Args:
+    results: list of `evaluate.Result` of the same videos.
+    names: what to call them.
+    path: PNG file to draw to; None for none.
+    bins: groups of about as many videos each, from the shortest on.
+
+  Returns:
+    List of (fewest frames, most frames, videos, [accuracy of each model in
+    [0, 1]]), of the groups that have videos.
+
+  Raises:
+    ValueError: they are not about the same labelled videos, or the lengths of
+      these are not known.
+  """
+  check_same_videos(results, names)
+  first = results[0]
+  known = first.labels >= 0
+  if not known.any() or len(first.num_frames) != len(first.labels):
+    raise ValueError(f'{names[0]} does not tell the lengths of labelled '
+                     'videos; evaluate the checkpoint anew.')
+  lengths, labels = first.num_frames[known], first.labels[known]
+  hits = [metrics.top_k_correct(r.scores[known], labels, 1) for r in results]
+  edges = np.unique(np.quantile(lengths, np.linspace(0, 1, bins + 1),
+                                method='nearest'))
+  group = np.searchsorted(edges[1:-1], lengths, 'left')
+  rows = []
+  for number in np.unique(group):
+    chosen = group == number
+    rows.append((int(lengths[chosen].min()), int(lengths[chosen].max()),
+                 int(chosen.sum()), [float(h[chosen].mean()) for h in hits]))
+  if path is not None:
+    _draw_lengths(rows, lengths, names, path)
+  return rows
+
+
+def _draw_lengths(rows, lengths, names, path):
+  """Draws accuracies over lengths, and how many videos have them."""
+  import matplotlib
+  matplotlib.use('Agg')
+  from matplotlib import pyplot as plt
+
+  figure, axis = plt.subplots(figsize=(8, 4.5))
+  counts = axis.twinx()
+  counts.hist(lengths, bins=40, color='#dddddd')
+  counts.set_ylabel('videos', color='#888888')
+  # The curves stand before the bars.
+  axis.set_zorder(counts.get_zorder() + 1)
+  axis.patch.set_visible(False)
+  centres = [(low + high) / 2 for low, high, *_ in rows]
+  for i, (name, marker) in enumerate(zip(names, 'os^Dv*' * len(names))):
+    axis.plot(centres, [100 * row[3][i] for row in rows], marker=marker,
+              label=name)
+  axis.set_xlabel('frames of a video')
+  axis.set_ylabel('top-1, %')
+  axis.set_title('Accuracy by length; points are groups of about '
+                 f'{rows[0][2]} videos', fontsize=11)
+  axis.legend(loc='best', framealpha=0.9)
+  figure.tight_layout()
+  figure.savefig(path, dpi=100)
+  plt.close(figure)
 
 
 def _draw_gains(rows, names, path, most=30):

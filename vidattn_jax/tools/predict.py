@@ -20,10 +20,10 @@ class Predictor:
   Attributes:
     classes: class names.
     pixels: the pixel recipe of the checkpoint, for the decoder.
-    scores: function of views, uint8 [V, T, H, W, C], to probabilities float
-      [K], averaged over the views as in the checkpoint's evaluation. Networks
-      that take a temporal attention take it here, too, as `attention=`, float
-      [V, T], negative where their own counts.
+    scores: function of views, uint8 [V, T, H, W, C] or an iterable of them, to
+      probabilities float [K], averaged over the views as in the checkpoint's
+      evaluation. Networks that take a temporal attention take it here, too, as
+      `attention=`, float [V, T], negative where their own counts.
     frame_template: file names in folders of frames.
     first_frame: number of the first frame there.
     takes_attention: whether the network takes a temporal attention.

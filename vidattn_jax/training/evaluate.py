@@ -18,6 +18,7 @@ class Result:
     labels: int32 [N]; -1 where unknown.
     scores: float32 [N, K], averaged over all views.
     clip_scores: float32 [N, clips, K], averaged over the crops of a clip.
+      Where videos have different numbers of clips, zeros fill it up.
     classes: tuple of class names.
     unreadable: names of videos that could not be decoded; they are not in
       the other fields.
@@ -25,6 +26,8 @@ class Result:
     modality: what the network saw: 'rgb', 'flow', or both, 'flow+rgb'.
     branches: names of branches that were scored alone, too.
     branch_scores: float32 [N, B, K], theirs.
+    clip_counts: int32 [N], clips of each video; empty if all have as many.
+    num_frames: int32 [N], frames of each video; empty if not known.
   """
   names: tuple
   labels: np.ndarray
@@ -37,6 +40,10 @@ class Result:
   branches: tuple = ()
   branch_scores: np.ndarray = dataclasses.field(
       default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+  clip_counts: np.ndarray = dataclasses.field(
+      default_factory=lambda: np.zeros((0,), np.int32))
+  num_frames: np.ndarray = dataclasses.field(
+      default_factory=lambda: np.zeros((0,), np.int32))
 
   def summary(self) -> dict:
     """Returns the figures of merit.
@@ -44,7 +51,8 @@ class Result:
     Returns:
       What `metrics.summarize` does, and `top1_<branch>` of each branch.
     """
-    figures = metrics.summarize(self.scores, self.clip_scores, self.labels)
+    figures = metrics.summarize(self.scores, self.clip_scores, self.labels,
+                                self.clip_counts)
     for i, branch in enumerate(self.branches if figures['videos'] else ()):
       scores = self.branch_scores[:, i]
       figures[f'top1_{branch}'] = metrics.summarize(
@@ -60,7 +68,8 @@ class Result:
         unreadable=np.asarray(self.unreadable, str),
         average=np.asarray(self.average), modality=np.asarray(self.modality),
         branches=np.asarray(self.branches, str),
-        branch_scores=self.branch_scores)
+        branch_scores=self.branch_scores, clip_counts=self.clip_counts,
+        num_frames=self.num_frames)
 
 
 def load_result(path) -> Result:
@@ -80,7 +89,8 @@ def load_result(path) -> Result:
       # Older files do not tell the modality, and have no branches.
       fields = {f.name: data[f.name] for f in dataclasses.fields(Result)
                 if f.name in data or f.name not in (
-                    'modality', 'branches', 'branch_scores')}
+                    'modality', 'branches', 'branch_scores', 'clip_counts',
+                    'num_frames')}
   except FileNotFoundError:
     raise ValueError(f'{path} does not exist.') from None
   except (KeyError, ValueError, OSError, EOFError) as error:
@@ -144,7 +154,7 @@ def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
 
 def evaluate(variables, batches, score, names, classes, average='logits',
              modality='rgb', progress=None, branches=(),
-             observe=None) -> Result:
+             observe=None, lengths=()) -> Result:
   """Scores every video exactly once.
 
   Args:
@@ -152,6 +162,9 @@ def evaluate(variables, batches, score, names, classes, average='logits',
     batches: iterable of dicts `video` uint8 [n, V, T, H, W, C], `label` int32
       [n], `mask` float32 [n] and `index` int32 [n], this process's part. Rows
       with mask 0 are padding (an index seen elsewhere) or unreadable videos.
+      If a video's clips come in several rows, `clips` int32 [n], how many of a
+      row's clips count, and `all_clips` int32 [n], those of the video; a video
+      that lacks some is unreadable.
     score: as `make_scorer` returns it.
     names: names of all videos, by index.
     classes: class names.
@@ -161,36 +174,55 @@ def evaluate(variables, batches, score, names, classes, average='logits',
     branches: names of the branches that `score` scores, too.
     observe: function called with the variables, the views and the indices of
       each batch, of this process; rows that do not count have index -1.
+    lengths: frames of all videos, by index; () if not known.
 
   Returns:
     The result, in the order of `names`, the same on every process.
   """
-  found = {}
+  found, wanted = {}, {}
   for batch in batches:
     clip_scores = score(variables, batch['video'])
     if observe:
       observe(variables, batch['video'],
               np.where(np.asarray(batch['mask']) > 0, batch['index'], -1))
-    rows = {key: np.asarray(batch[key]) for key in ('label', 'mask', 'index')}
+    rows = {key: np.asarray(batch[key]) for key in (
+        'label', 'mask', 'index', 'clips', 'all_clips') if key in batch}
     rows = {key: sharding.to_hosts(value) for key, value in rows.items()}
+    seen = len(found)
     for row, index in enumerate(rows['index']):
       if rows['mask'][row] > 0:
-        found[int(index)] = (rows['label'][row], clip_scores[row])
+        of_video = found.setdefault(int(index), (rows['label'][row], []))
+        clips = clip_scores.shape[1]
+        if 'clips' in rows:
+          clips = rows['clips'][row]
+          wanted[int(index)] = rows['all_clips'][row]
+        of_video[1].append(clip_scores[row, :clips])
     if progress:
-      progress(int(np.sum(rows['mask'] > 0)))
+      progress(len(found) - seen)
+  found = {i: (label, np.concatenate(parts))
+           for i, (label, parts) in found.items()
+           if sum(map(len, parts)) >= wanted.get(i, 0)}
   order = sorted(found)
   kinds = (1 + len(branches),) if branches else ()
-  clip_scores = np.stack([found[i][1] for i in order]) if order else np.zeros(
-      (0, 1, *kinds, len(classes)), np.float32)
+  counts = np.asarray([len(found[i][1]) for i in order], np.int32)
+  clip_scores = np.zeros((len(order), counts.max(initial=1), *kinds,
+                          len(classes)), np.float32)
+  for row, i in enumerate(order):
+    clip_scores[row, :counts[row]] = found[i][1]
+  means = clip_scores.sum(axis=1) / counts.reshape(
+      -1, *(1,) * (clip_scores.ndim - 2))
   more = {}
   if branches:
-    more = {'branches': tuple(branches),
-            'branch_scores': clip_scores[:, :, 1:].mean(axis=1)}
-    clip_scores = clip_scores[:, :, 0]
+    more = {'branches': tuple(branches), 'branch_scores': means[:, 1:]}
+    clip_scores, means = clip_scores[:, :, 0], means[:, 0]
+  if len(set(counts.tolist())) > 1:
+    more['clip_counts'] = counts
+  if lengths:
+    more['num_frames'] = np.asarray([lengths[i] for i in order], np.int32)
   return Result(
       names=tuple(names[i] for i in order),
       labels=np.asarray([found[i][0] for i in order], np.int32),
-      scores=clip_scores.mean(axis=1), clip_scores=clip_scores,
+      scores=means.astype(np.float32), clip_scores=clip_scores,
       classes=tuple(classes),
       unreadable=tuple(n for i, n in enumerate(names) if i not in found),
       average=average, modality=modality, **more)

@@ -61,13 +61,15 @@ def softmax(scores, axis=-1):
   return scores / scores.sum(axis=axis, keepdims=True)
 
 
-def summarize(scores, clip_scores, labels) -> dict:
+def summarize(scores, clip_scores, labels, clip_counts=()) -> dict:
   """Computes the figures that an evaluation reports.
 
   Args:
     scores: float [N, K], one row a video.
     clip_scores: float [N, clips, K].
     labels: int [N]; -1 marks videos without a label, which do not count.
+    clip_counts: int [N], how many clips each video has; empty if all have as
+      many.
 
   Returns:
     Dict of floats in [0, 1] (`top1`, `top5`, `mean_class`, `clip_top1`),
@@ -82,14 +84,17 @@ def summarize(scores, clip_scores, labels) -> dict:
   labels = labels[known]
   clips = clip_scores.shape[1]
   log_probability = np.log(np.maximum(softmax(scores), 1e-30))
-  flat = clip_scores.reshape(-1, clip_scores.shape[-1])
+  there = np.ones((len(labels), clips), bool)
+  if len(clip_counts):
+    there = np.arange(clips) < np.asarray(clip_counts)[known, None]
+  flat = clip_scores[there]
   return {
       'top1': float(np.mean(top_k_correct(scores, labels, 1))),
       'top5': float(np.mean(top_k_correct(scores, labels, 5))),
       'mean_class': float(np.nanmean(
           per_class_accuracy(confusion_matrix(scores, labels)))),
       'clip_top1': float(np.mean(
-          top_k_correct(flat, np.repeat(labels, clips), 1))),
+          top_k_correct(flat, np.repeat(labels, there.sum(axis=1)), 1))),
       'loss': float(-np.mean(log_probability[np.arange(len(labels)), labels])),
       'videos': int(known.sum()),
   }

@@ -44,6 +44,7 @@ class Inputs:
     eval_batches: function () -> iterator of this process's batches.
     train_names: names of the training videos, by index.
     eval_names: names of the evaluation videos, by index.
+    eval_lengths: their numbers of frames; () if not known.
     pixels: how a video becomes views, as plain data (the pixel recipe).
     card: counts, fingerprints and dropped videos, as plain data.
   """
@@ -55,6 +56,7 @@ class Inputs:
   eval_names: tuple
   pixels: dict
   card: dict
+  eval_lengths: tuple = ()
 
 
 class TrainingError(ValueError):
@@ -129,6 +131,11 @@ def check(config):
       raise ValueError(
           f'config.{key} takes a network with an attention branch, such as '
           f'st_abn_r50; {config.model.name} has none.')
+  if config.eval.collect_attention and config.eval.sampling.startswith(
+      'consecutive'):
+    raise ValueError('config.eval.collect_attention takes as many clips of '
+                     'every video; set config.eval.sampling to segment or '
+                     'dense.')
   return mesh
 
 
@@ -384,7 +391,7 @@ def make_evaluator(config, mesh, model):
     result = evaluation.evaluate(
         variables, inputs.eval_batches(), score, inputs.eval_names,
         inputs.classes, config.eval.average, config.data.modality, progress,
-        model.branch_names, observe)
+        model.branch_names, observe, inputs.eval_lengths)
     bad = result.unreadable
     most, allowed = _most_bad(config.data, len(inputs.eval_names))
     if len(bad) > most:
