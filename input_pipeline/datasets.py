@@ -20,6 +20,8 @@ from input_pipeline.layouts import something
 from input_pipeline.layouts import thumos14
 from input_pipeline.layouts import ucf_hmdb
 
+# The list of all videos of a set whose splits overlap.
+ALL = 'all'
 READERS = {
     'diving48': diving48.read,
     'egtea': egocentric.read_egtea,
@@ -153,7 +155,8 @@ def write(found, folder=''):
 
   Returns:
     {name of a list: its file}, with the class names' called as in `expected`.
-    Lists of segments and of several heads are CSV files, the others text.
+    Lists of segments and of several heads are CSV files, the others text. Of
+    several splits there is a list `ALL` of all their videos, too.
 
   Raises:
     OSError: a file cannot be written.
@@ -163,7 +166,11 @@ def write(found, folder=''):
   for head, names in heads.items():
     key = f'classes_{head}' if head else 'classes'
     files[key] = f'{key}.txt', '\n'.join(names) + '\n'
-  for key, rows in found.splits.items():
+  splits = dict(found.splits)
+  if 'train1' in splits:
+    splits[ALL] = tuple(dict.fromkeys(
+        row for rows in splits.values() for row in rows))
+  for key, rows in splits.items():
     if found.unit or '' not in heads:
       files[key] = f'{key}.csv', _as_csv(rows, [*heads])
     else:
@@ -208,6 +215,7 @@ def keys(found, places):
     values['classes'] = places['classes']
   else:
     for head in found.classes:
+      values[f'csv_labels.{head}'] = head
       values[f'head_classes.{head}'] = places[f'classes_{head}']
   if found.unit:
     values |= {'csv_start': 'start', 'csv_stop': 'stop',
@@ -220,6 +228,35 @@ def flags(found, places):
   """Returns `keys` as flags of main.py, such as '--config.data.root=VIDEOS'."""
   return [f'--config.{key}={shlex.quote(value)}'
           for key, value in keys(found, places).items()]
+
+
+def prepare_arguments(found, places):
+  """Returns what `vidattn prepare` wants beside --out and --name.
+
+  Args:
+    found: listing.Listing.
+    places: what `write` returned.
+
+  Returns:
+    list of arguments, the root first.
+  """
+  values = {key.removeprefix('data.'): value
+            for key, value in keys(found, places).items()}
+  arguments = [values.pop('root')]
+  if ALL in places:
+    # Splits overlap: all videos are prepared once, and lists choose.
+    values['train_list'] = places[ALL]
+    del values['eval_list']
+  groups = {}
+  for key, value in values.items():
+    key, _, head = key.partition('.')
+    if head:
+      groups.setdefault(key, []).append(f'{head}={value}')
+    else:
+      arguments.append(f'--{key.replace("_", "-")}={value}')
+  for key, pairs in groups.items():
+    arguments += [f'--{key.replace("_", "-")}', *pairs]
+  return arguments
 
 
 Listing = listing.Listing

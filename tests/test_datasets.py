@@ -83,6 +83,10 @@ def test_written_lists_have_what_was_read(name, tmp_path):
   for head, names in datasets.heads_of(found).items():
     key = f'classes_{head}' if head else 'classes'
     assert lists.read_classes(places[key]) == names
+  assert ('all' in places) == ('train1' in found.splits)
+  if 'all' in places:
+    lines = (tmp_path / 'lists/all.txt').read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 9
   for key, rows in found.splits.items():
     lines = (tmp_path / 'lists' / places[key]).read_text().splitlines()
     assert len(lines) == len(rows) + (places[key].endswith('.csv'))
@@ -208,6 +212,13 @@ def test_something_v2_may_lie_in_frames(tmp_path):
   assert found.splits['train'][0] == listing.Row('100', 1)
   assert found.settings == {'frame_template': '{:06d}.jpg'}
   assert not datasets.missing(found)
+
+
+def test_labels_of_egtea_count_from_zero(tmp_path):
+  found = make('egtea', tmp_path)
+  clip = 'OP02-R01-PastaSalad/OP02-R01-PastaSalad-{0}000-{0}900-F00{0}-F01.mp4'
+  assert pairs(found.splits['test2']) == [
+      (clip.format(n + 1), n) for n in range(3)]
 
 
 def test_epic_is_split_by_participant_and_frames_count_from_one(tmp_path):

@@ -38,17 +38,11 @@ def _config(keys):
   return config
 
 
-def _prepare(found, places, keys, out):
-  """Runs `vidattn prepare` on written lists, or on the folder of classes."""
-  arguments = ['prepare', found.root, f'--out={out}', '--name=mini',
-               '--workers=1', '--shards=2']
-  if 'train1' not in found.splits or 'cropped_clips' in found.root:
-    arguments += [
-        f'--{key.replace("_", "-")}={keys[f"data.{key}"]}'
-        for key in ('train_list', 'eval_list', 'classes', 'csv_start',
-                    'csv_stop', 'csv_unit', 'frame_template')
-        if f'data.{key}' in keys]
-  assert cli.main(arguments) == 0
+def _prepare(found, places, out):
+  """Runs `vidattn prepare` as the command before says."""
+  assert cli.main(
+      ['prepare', *datasets.prepare_arguments(found, places), f'--out={out}',
+       '--name=mini', '--workers=1', '--shards=2']) == 0
   return str(out / 'mini' / '1.0.0')
 
 
@@ -61,11 +55,10 @@ def test_from_the_owners_files_to_scores(name, tmp_path, capsys):
   capsys.readouterr()
   found = datasets.read(name, str(root))
   found = datasets.without(found, datasets.missing(found))
-  places = {key: f'{found.root}/{key}.{"csv" if found.unit else "txt"}'
-            for key in found.splits} | {'classes': f'{found.root}/classes.txt'}
+  places = datasets.write(found)  # once more, as the command did
   keys = datasets.keys(found, places)
   plain = main.run(_config(keys), str(tmp_path / 'plain'))
-  prepared = _prepare(found, places, keys, tmp_path / 'prepared')
+  prepared = _prepare(found, places, tmp_path / 'prepared')
   config = _config(keys | {'data.root': prepared})
   workdir = tmp_path / 'run'
   result = main.run(config, str(workdir))

@@ -212,6 +212,8 @@ def add_datasets(commands):
 
 
 def _datasets(arguments):
+  import shlex
+
   from input_pipeline import datasets
   from input_pipeline.layouts import archives
   if arguments.unpack:
@@ -240,8 +242,15 @@ def _datasets(arguments):
   numbers = datasets.counts(found)
   width = max(map(len, places))
   for key, place in places.items():
-    print(f'  {key:{width}} {numbers[key]:7,} {place}')
-  print('Read them with\n  ' + ' \\\n  '.join(datasets.flags(found, places)))
+    number = f'{numbers[key]:,}' if key in numbers else ''
+    print(f'  {key:{width}} {number:>9} {place}')
+  line = ' \\\n  '
+  print(f'Read them with\n  {line.join(datasets.flags(found, places))}')
+  words = [*map(shlex.quote, datasets.prepare_arguments(found, places)),
+           f'--name={arguments.name} --out=DIR']
+  print(f'or first make shards of them with\n  vidattn prepare '
+        f'{line.join(words)}\nand put DIR/{arguments.name}/1.0.0 in the place '
+        f'of {found.root} above')
   return 0
 
 
