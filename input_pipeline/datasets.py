@@ -60,7 +60,7 @@ def read(name, folder):
   for key, rows in found.splits.items():
     seen = set()
     for row in rows:
-      if row in seen:
+      if row in seen and row.segment is None:
         raise ValueError(f'{found.name}: {row.path} stands twice in {key}')
       seen.add(row)
   return found

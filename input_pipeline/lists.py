@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import re
 
+from absl import logging
+
 from input_pipeline import decode
 from input_pipeline import storage
 
@@ -144,8 +146,8 @@ def read_csv(path, config_data, split):
   Returns:
     list of Item. In evaluation, or with `missing_labels` 'skip', an empty label
     is an unlabelled video; of a set with any number of labels it is a video
-    that has none of the classes. Segments that are the same but for their
-    label are told apart: the second is PATH@START-STOP.2.
+    that has none of the classes. Segments that stand twice are told
+    apart: the second is PATH@START-STOP.2.
 
   Raises:
     ValueError: missing file, column or value; lines without a label are
@@ -236,16 +238,20 @@ def _segment(row, config_data, where):
 
 
 def _told_apart(items):
-  """Numbers segments that are labelled twice, differently."""
-  labels = {}
+  """Numbers segments that stand twice; annotators overlap."""
+  labels, again = {}, []
   for i, item in enumerate(items):
     if item.segment is None:
       continue
     seen = labels.setdefault(item.name, [])
-    # The same label twice is an error in the list, found later.
-    if seen and item.label not in seen:
+    if item.label in seen:
+      again.append(item)
+    if seen:
       items[i] = dataclasses.replace(item, name=f'{item.name}.{len(seen) + 1}')
     seen.append(item.label)
+  if again:
+    logging.warning('%d segments stand twice with the same label, the first '
+                    'at %s: %s', len(again), again[0].where, again[0].name)
   return items
 
 

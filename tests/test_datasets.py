@@ -1,5 +1,6 @@
 """Named data sets, from files as their owners lay them out."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -212,6 +213,28 @@ def test_something_v2_may_lie_in_frames(tmp_path):
   assert found.splits['train'][0] == listing.Row('100', 1)
   assert found.settings == {'frame_template': '{:06d}.jpg'}
   assert not datasets.missing(found)
+
+
+def test_too_many_are_as_wrong_as_too_few(tmp_path):
+  found = make('diving48', tmp_path / 'data')
+  expected = {'train': 6, 'test': 2, 'classes': 3}
+  assert datasets.differences(
+      dataclasses.replace(found, expected=expected)) == [
+          'test: 3 found, 2 were published']
+
+
+def test_whole_videos_stand_once_and_segments_may_stand_twice(tmp_path):
+  make('diving48', tmp_path / 'a')
+  path = tmp_path / 'a/Diving48_V2_test.json'
+  path.write_text(json.dumps(json.loads(path.read_text())[:1] * 2))
+  with pytest.raises(ValueError, match=r'-test0Q_00000\.mp4 stands twice in t'):
+    datasets.read('diving48', str(tmp_path / 'a'))
+  make('epic55', tmp_path / 'b')
+  path = (tmp_path / 'b/epic-kitchens-55-annotations-1.5.0'
+          / 'EPIC_train_action_labels.csv')
+  lines = path.read_text().splitlines()
+  path.write_text('\n'.join([*lines, lines[-1]]) + '\n')
+  assert len(datasets.read('epic55', str(tmp_path / 'b')).splits['val']) == 4
 
 
 def test_labels_of_egtea_count_from_zero(tmp_path):

@@ -150,13 +150,16 @@ def test_whole_videos_may_stand_beside_segments(root):
       ('long.mp4', 0, FRAMES), ('long.mp4@1-3', 1, 2)]
 
 
-def test_one_segment_with_two_labels_is_two_records(root):
+def test_one_segment_with_two_labels_is_two_records(root, caplog):
   text = 'path,start,stop,label\nlong.mp4,1,3,0\nlong.mp4,1,3,1\n'
   dataset = load(root, text)
   assert [(r.name, r.label, r.video) for r in dataset.records] == [
       ('long.mp4@1-3', 0, 'long.mp4'), ('long.mp4@1-3.2', 1, 'long.mp4')]
-  with pytest.raises(ValueError, match=r'line 4: long\.mp4@1-3 stands twice'):
-    load(root, text + 'long.mp4,1,3,0\n')
+  assert 'stand twice' not in caplog.text
+  dataset = load(root, text + 'long.mp4,1,3,0\n')
+  assert dataset.records[2].name == 'long.mp4@1-3.3'
+  assert '1 segments stand twice with the same label' in caplog.text
+  assert 'list.csv, line 4: long.mp4@1-3' in caplog.text
 
 
 def test_fingerprint_follows_the_segments(root):
