@@ -213,7 +213,7 @@ def read_csv(path, config_data, split):
     raise ValueError(
         f'{path}: no row has {" or ".join(sorted(values))} in column '
         f'{config_data.csv_split!r} (data.csv_{split})')
-  return _told_apart(items)
+  return told_apart(items)
 
 
 def _segment(row, config_data, where):
@@ -237,7 +237,7 @@ def _segment(row, config_data, where):
   return (start, stop), f'@{texts[0]}-{texts[1]}'
 
 
-def _told_apart(items):
+def told_apart(items):
   """Numbers segments that stand twice; annotators overlap."""
   labels, again = {}, []
   for i, item in enumerate(items):

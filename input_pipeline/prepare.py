@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 import time
 
 import av
@@ -21,6 +22,7 @@ import numpy as np
 import PIL
 
 from input_pipeline import beam_runs
+from input_pipeline import datasets
 from input_pipeline import labels as labels_lib
 from input_pipeline import lists
 from input_pipeline import records
@@ -47,6 +49,8 @@ class DataSet:
     ignored: (name, reason) of files that are no videos.
     naming: (file name by frame number, number of the first frame) of folders of
       frames.
+    files: {name: bytes} of lists and class names to go with the shards; those
+      of the splits if there are none.
   """
 
   name: str
@@ -56,6 +60,7 @@ class DataSet:
   multi: bool = False
   ignored: tuple[tuple[str, str], ...] = ()
   naming: tuple[str, int] = ('{:05d}.jpg', 1)
+  files: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def find(name, config_data):
@@ -83,6 +88,42 @@ def find(name, config_data):
       name, {split: tuple(items) for split, items in splits.items()},
       classes, labels, multi, tuple(ignored),
       (config_data.frame_template, config_data.first_frame))
+
+
+def from_listing(name, found):
+  """Returns the DataSet of a named data set, with its owners' lists.
+
+  Args:
+    name: of the prepared set.
+    found: what `datasets.read` returned.
+  """
+  records.check_name(name)
+  heads = datasets.heads_of(found)
+  splits, labels = {}, {}
+  for split, rows in found.splits.items():
+    items = []
+    for row in rows:
+      numbers = row.label if isinstance(row.label, tuple) else (row.label,)
+      texts = tuple(None if number is None else names[number] for number, names
+                    in zip(numbers, heads.values(), strict=True))
+      kind = int if found.unit == 'frames' else float
+      ends = row.segment and tuple(map(kind, row.segment))
+      items.append(lists.Item(
+          row.path + ('@' + '-'.join(row.segment) if row.segment else ''),
+          storage.join(found.root, row.path),
+          texts[0] if '' in heads else texts, None, f'{found.name}, {split}',
+          ends, found.unit or 'frames'))
+    splits[split] = tuple(lists.told_apart(items))
+    labels[split] = tuple(
+        [] if row.label is None else np.atleast_1d(row.label).tolist()
+        for row in rows)
+  with tempfile.TemporaryDirectory() as folder:
+    files = {os.path.basename(place): storage.read_bytes(place)
+             for place in datasets.write(found, folder).values()}
+  return DataSet(
+      name, splits, labels_lib.ordered(found.classes), labels,
+      naming=(found.settings.get('frame_template', '{:05d}.jpg'), 1),
+      files=files)
 
 
 def make_recipe(profile, short_side=256, gop=12, crf=20, preset='medium',
@@ -221,7 +262,8 @@ def run(data_set, out, recipe, *, num_shards=8, workers=1, retry=False,
       report = Report.of(data_set, contents, len(every) - len(missing),
                          time.monotonic() - started, root)
       report.check(max_bad_fraction)
-      _write_lists(root, data_set, overlap)
+      for file, content in _lists_of(data_set, overlap).items():
+        storage.write_bytes(storage.join(root, file), content)
       records.write_catalog(root, data_set.name, data_set.classes, recipe,
                             contents)
       _remove_parts(root)
@@ -366,22 +408,23 @@ class Report:
                       f'{self.root}'])
 
 
-def _write_lists(root, data_set, overlap):
-  """Writes the classes, and lists of splits that overlap."""
+def _lists_of(data_set, overlap):
+  """Returns {file: bytes} of the classes, and of splits that overlap."""
+  if data_set.files:
+    return data_set.files
   classes = data_set.classes
-  files = classes if isinstance(classes, dict) else {'': classes}
-  for head, names in files.items():
-    name = f'classes_{head}.txt' if head else 'classes.txt'
-    storage.write_bytes(storage.join(root, name),
-                        ('\n'.join(names) + '\n').encode())
+  heads = classes if isinstance(classes, dict) else {'': classes}
+  texts = {f'classes_{head}.txt' if head else 'classes.txt':
+           ''.join(f'{name}\n' for name in names)
+           for head, names in heads.items()}
   for split, items in data_set.splits.items() if overlap else ():
     if data_set.multi or isinstance(classes, dict):
-      file, text = f'{split}.csv', _csv(items, classes)
+      texts[f'{split}.csv'] = _csv(items, classes)
     else:
-      lines = [' '.join([item.name, *map(str, numbers)]) for item, numbers in
-               zip(items, data_set.labels[split], strict=True)]
-      file, text = f'{split}.txt', '\n'.join(lines) + '\n'
-    storage.write_bytes(storage.join(root, file), text.encode())
+      texts[f'{split}.txt'] = ''.join(
+          ' '.join([item.name, *map(str, numbers)]) + '\n' for item, numbers in
+          zip(items, data_set.labels[split], strict=True))
+  return {file: text.encode() for file, text in texts.items()}
 
 
 def _csv(items, classes):

@@ -136,10 +136,12 @@ def _records_of(path, items, job):
   """
   try:
     source = _Source(path, job.naming)
-    if job.recipe['profile'] == 'copy':
-      made = [_copied(source, items, job)]
-    else:
+    if job.recipe['profile'] != 'copy':
       made = _made_anew(source, items, job)
+    elif source.blob is None:
+      made = [_copied_images(source, *item, job) for item in items]
+    else:
+      made = [_copied(source, items, job)]
     return made, source.size
   except decode.VideoError as error:
     return [(None, [(n, _dropped(item, error.reason)) for n, item in items])], 0
@@ -153,61 +155,86 @@ class _Source:
 
   Attributes:
     path: its place.
-    files: (name, bytes) of the images of a folder; None.
-    blob: bytes of a file; None.
-    size: bytes in all.
+    blob: bytes of a file; None of a folder.
+    size: bytes read.
     entry: what probing tells; good.
   """
 
   def __init__(self, path, naming):
     self.path = path
-    self.naming = naming
-    self.files = self.blob = None
+    self._naming = naming
+    self.blob = None
+    self.size = 0
     if storage.is_dir(path):
       entry = decode.probe_folder(path, *naming)
-      names = [naming[0].format(naming[1] + i) for i in range(entry.num_frames)]
-      self.files = [(name, storage.read_bytes(storage.join(path, name)))
-                    for name in names]
-      blobs = [content for _, content in self.files]
     else:
       self.blob = storage.read_bytes(path)
-      blobs = [self.blob]
+      self.size = len(self.blob)
       entry = decode.probe(path, medium=io.BytesIO(self.blob))
     if entry.error:
       raise decode.VideoError(path, entry.error)
-    self.entry = _with_hashes(entry, blobs)
-    self.size = self.entry.size
+    self.entry = entry if self.blob is None else _with_hashes(
+        entry, [self.blob])
 
-  def frames(self, rotate):
-    """Yields all frames."""
-    if self.files is None:
-      yield from decode.iterate(self.path, rotate)
+  def images(self, start, stop):
+    """Returns (name, bytes) of the images of frames."""
+    template, first = self._naming
+    names = [template.format(first + i) for i in range(start, stop)]
+    files = [(name, storage.read_bytes(storage.join(self.path, name)))
+             for name in names]
+    self.size += sum(len(content) for _, content in files)
+    return files
+
+  def frames(self, rotate, spans):
+    """Yields (number, frame) of the frames in some (start, stop) of `spans`."""
+    wanted = sorted({i for span in spans for i in range(*span)})
+    if self.blob is None:
+      for i in wanted:
+        name = self._naming[0].format(self._naming[1] + i)
+        self.size += storage.status(storage.join(self.path, name))[0]
+        yield i, decode.decode_folder(self.path, [i], *self._naming)[0]
       return
-    for i in range(self.entry.num_frames):
-      yield decode.decode_folder(self.path, [i], *self.naming)[0]
+    numbers = set(wanted)
+    for i, frame in enumerate(decode.iterate(self.path, rotate)):
+      if i in numbers:
+        yield i, frame
+      if i == wanted[-1]:
+        break
 
 
 def _copied(source, items, job):
-  """Returns (example, [(number, Row)]) of unchanged bytes."""
-  if source.files is None:
-    blob = source.blob
-    suffix = os.path.splitext(source.path)[1].lower()
-  else:
-    blob, suffix = zips.pack(source.files), _SUFFIX_OF_FRAMES
+  """Returns (example, [(number, Row)]) of a file's bytes."""
   rows, good = [], []
   for number, item in items:
     start, length, _, reason = sources.extent(item, source.entry)
     if reason:
       rows.append((number, _dropped(item, reason)))
       continue
-    whole = item.segment is None and length == source.entry.num_frames
     good.append(item)
     rows.append((number, records.Row(
         item.name, None, item.label, source.entry,
-        None if whole else (start, start + length))))
+        item.segment and (start, start + length))))
   if not good:
     return None, rows
-  return _example(good, job, suffix, source.entry.num_frames, blob), rows
+  suffix = os.path.splitext(source.path)[1].lower()
+  return _example(good, job, suffix, source.entry.num_frames,
+                  source.blob), rows
+
+
+def _copied_images(source, number, item, job):
+  """Returns (example, [(number, Row)]) of unchanged images.
+
+  Each segment has its own archive: a folder may hold hours.
+  """
+  start, length, _, reason = sources.extent(item, source.entry)
+  if reason:
+    return None, [(number, _dropped(item, reason))]
+  files = source.images(start, start + length)
+  entry = _with_hashes(
+      dataclasses.replace(source.entry, num_frames=length),
+      [content for _, content in files])
+  example = _example([item], job, _SUFFIX_OF_FRAMES, length, zips.pack(files))
+  return example, [(number, records.Row(item.name, None, item.label, entry))]
 
 
 def _made_anew(source, items, job):
@@ -222,14 +249,12 @@ def _made_anew(source, items, job):
       times = reencode.times_of(source.entry, start, length)
       pieces.append((start, start + length, number, item,
                      encoder(job.recipe, times)))
-  last = max((stop for _, stop, *_ in pieces), default=0)
-  if last:
-    for i, frame in enumerate(source.frames(job.recipe['rotate'])):
+  if pieces:
+    spans = [(start, stop) for start, stop, *_ in pieces]
+    for i, frame in source.frames(job.recipe['rotate'], spans):
       for start, stop, _, _, piece in pieces:
         if start <= i < stop:
           piece.add(frame)
-      if i + 1 == last:
-        break
   for start, stop, number, item, piece in pieces:
     results[number] = _piece(piece, stop - start, number, item, job)
   return [results[number] for number, _ in items]

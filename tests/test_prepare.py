@@ -17,6 +17,7 @@ import pytest
 
 from configs import common
 from input_pipeline import batches
+from input_pipeline import datasets
 from input_pipeline import decode
 from input_pipeline import prepare
 from input_pipeline import records
@@ -25,6 +26,7 @@ from input_pipeline import sources
 from input_pipeline import storage
 from input_pipeline import synthetic
 from input_pipeline import transforms
+from tests import owners
 
 # Encoder, pixel format, options and number of frames of each video.
 VIDEOS = {
@@ -386,6 +388,71 @@ def test_segments_become_records_of_their_own_or_share_one(corpus, tmp_path):
         assert psnr(read(a, data(corpus)), read(b, section) + 0.01) > 30
 
 
+def test_segments_of_folders_have_archives_of_their_own(corpus, tmp_path):
+  table = tmp_path / 'train.csv'
+  table.write_text('path,label,start,stop\nrun/frames,a,2,9\n'
+                   'run/frames,b,8,99\n')
+  section = data(corpus, train_list=str(table), csv_start='start',
+                 csv_stop='stop')
+  report = prepare.run(prepare.find('clips', section), str(tmp_path / 'out'),
+                       prepare.make_recipe('copy'), num_shards=1)
+  assert report.source_bytes == sum(
+      os.path.getsize(corpus / 'run' / 'frames' / f'{i + 1:05d}.jpg')
+      for i in (*range(2, 9), *range(8, 17)))
+  found = sources.load(data(report.root), 'train')
+  assert [(r.name, r.num_frames) for r in found.records] == [
+      ('run/frames@2-9', 7), ('run/frames@8-99', 9)]
+  originals = sources.load(section, 'train')
+  for a, b in zip(originals.records, found.records, strict=True):
+    np.testing.assert_array_equal(read(a, section), read(b, data(report.root)))
+
+
+def keys_of(found, folder):
+  """Returns what a configuration's `data` needs to read the owners' lists."""
+  section = {}
+  for key, value in datasets.keys(found, datasets.write(found, folder)).items():
+    _, key, *head = key.split('.')
+    if head:
+      section.setdefault(key, {})[head[0]] = value
+    else:
+      section[key] = value
+  if isinstance(found.classes, dict):
+    section['csv_labels'] = {head: head for head in found.classes}
+  return section
+
+
+@pytest.mark.parametrize('name, profile', [
+    ('ucf101', 'copy'), ('something_v1', 'copy'), ('epic55', 'fast'),
+    ('egtea', 'jpeg'), ('thumos14', 'copy')])
+def test_named_data_sets_train_from_shards_with_their_owners_lists(
+    name, profile, tmp_path):
+  getattr(owners, name)(tmp_path / 'data', owners.encode)
+  found = datasets.read(name, str(tmp_path / 'data'))
+  report = prepare.run(
+      prepare.from_listing(name, found), str(tmp_path / 'out'),
+      prepare.make_recipe(profile, short_side=0), num_shards=2)
+  assert not report.dropped
+  keys = keys_of(found, str(tmp_path / 'lists'))
+  # The same lists lie in the prepared folder.
+  own = {key: os.path.basename(value) if key in (
+      'train_list', 'eval_list', 'classes') else value
+         for key, value in keys.items()} | {'root': report.root}
+  for split in sources.SPLITS:
+    a, b = (sources.load(data(**section), split) for section in (keys, own))
+    assert a.classes == b.classes
+    assert [(r.name, r.label, r.num_frames) for r in a.records] == [
+        (r.name, r.label, r.num_frames) for r in b.records]
+    assert all(storage.split_record(r.path) for r in b.records)
+  config = common.get_config()
+  config.batch_size = 2
+  config.model.num_frames = 4
+  config.model.crop_size = (32, 32)
+  config.data = data(**own, resize=40)
+  train = sources.load(config.data, 'train')
+  batch = next(iter(batches.train_batches(train, config, num_steps=1)))
+  assert batch['mask'].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize('multi', [False, True])
 def test_several_labels_go_with_the_videos(corpus, tmp_path, multi):
   table = tmp_path / 'all.csv'
@@ -406,3 +473,81 @@ def test_several_labels_go_with_the_videos(corpus, tmp_path, multi):
     assert a.classes == b.classes
     assert [(r.name, r.label) for r in a.records] == [
         (r.name, r.label) for r in b.records]
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'profile': 'small'}, "profile 'small' is unknown; choose copy, fast or"),
+    ({'name': 'My Clips'}, "'My Clips' cannot name a data set"),
+    ({'profile': 'jpeg'}, "with another recipe (ffmpeg="),
+    ({'num_shards': 2}, 'in another number of shards (videos=3, not 2)'),
+    ({'profile': 'fast', 'recipe': {'crf': 70}}, 'crf=70 must lie between'),
+    ({'profile': 'jpeg', 'recipe': {'quality': 99}}, 'quality of 99'),
+    ({'profile': 'jpeg', 'recipe': {'short_side': 3}}, 'side of 3 pixels'),
+])
+def test_what_cannot_be_is_said_before_any_work(
+    corpus, copied, change, words, monkeypatch):
+  monkeypatch.setattr(prepare.beam_runs, 'run', None)
+  out = os.path.dirname(os.path.dirname(copied.root))
+  with pytest.raises(ValueError) as error:
+    make(corpus, out, **change)
+  assert words in str(error.value)
+
+
+def test_other_videos_and_other_files_are_refused(corpus, copied, tmp_path):
+  out = os.path.dirname(os.path.dirname(copied.root))
+  table = tmp_path / 'train.csv'
+  table.write_text('path,label\njump/gop.mp4,jump\n')
+  with pytest.raises(ValueError, match='was begun from other videos'):
+    make(corpus, out, lists={'train_list': str(table)})
+  root = tmp_path / 'out' / 'clips' / '1.0.0'
+  root.mkdir(parents=True)
+  (root / 'thesis.tex').touch()
+  with pytest.raises(ValueError, match='holds other files'):
+    make(corpus, tmp_path / 'out')
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(ValueError, match='holds no class folder'):
+    make(tmp_path / 'empty', tmp_path / 'out')
+  (tmp_path / 'file').touch()
+  with pytest.raises(ValueError, match='cannot be written'):
+    make(corpus, tmp_path / 'file')
+
+
+def test_too_many_bad_videos_fail_but_their_shards_are_kept(corpus, tmp_path):
+  found = prepare.find('clips', data(corpus))
+  recipe = prepare.make_recipe('copy')
+  with pytest.raises(ValueError, match='1 of 8 videos are unusable.*jump/brok'):
+    prepare.run(found, str(tmp_path), recipe, num_shards=2)
+  assert not records.is_prepared(tmp_path / 'clips' / '1.0.0')
+  # What was mended since is taken with `retry`, and only its shard made anew.
+  report = prepare.run(found, str(tmp_path), recipe, num_shards=2,
+                       max_bad_fraction=0.2)
+  assert report.kept == 2 and len(report.dropped) == 1
+  broken = corpus / 'jump' / 'broken.mp4'
+  content = broken.read_bytes()
+  try:
+    shutil.copy(corpus / 'jump' / 'gop.mp4', broken)
+    report = prepare.run(found, str(tmp_path), recipe, num_shards=2, retry=True)
+  finally:
+    broken.write_bytes(content)
+  assert report.kept == 1 and not report.dropped
+
+
+def test_a_damaged_catalog_is_named(corpus, copied, tmp_path):
+  root = tmp_path / 'set'
+  shutil.copytree(copied.root, root)
+  (root / 'clips-videos-00001-of-00003.json').write_text('{"layout": 1')
+  with pytest.raises(ValueError, match='00001-of-00003.json cannot be read'):
+    sources.load(data(root), 'train')
+  (root / 'catalog.json').write_text('{"layout": 7}')
+  with pytest.raises(ValueError, match='version 7, this program reads 1'):
+    sources.load(data(root), 'train')
+
+
+def test_a_missing_shard_is_named(copied, tmp_path):
+  root = tmp_path / 'set'
+  shutil.copytree(copied.root, root)
+  for shard in root.glob('*.array_record-*'):
+    shard.unlink()
+  record = sources.load(data(root), 'train').records[0]
+  with pytest.raises(decode.VideoError, match='array_record-.*no such file'):
+    read(record, data(root))

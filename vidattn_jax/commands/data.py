@@ -26,7 +26,13 @@ def add_prepare(commands):
       'know.',
       formatter_class=argparse.ArgumentDefaultsHelpFormatter)
   parser.add_argument('source', metavar='SOURCE', help='root of the videos: '
-                      'folders of classes, also in train/ and val/')
+                      'folders of classes, also in train/ and val/; of a named '
+                      'data set the folder that holds all of it')
+  parser.add_argument('--dataset', default='', metavar='NAME', help='a named '
+                      'data set, as its owners hand it out: see vidattn '
+                      'datasets')
+  parser.add_argument('--partial', action='store_true', help='prepare what '
+                      'there is of a named data set')
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--name', required=True, help='of the data set: small '
                       'letters, digits and _')
@@ -105,7 +111,10 @@ def _prepare(arguments):
   recipe = prepare.make_recipe(
       arguments.profile, arguments.short_side, arguments.gop, arguments.crf,
       arguments.preset, arguments.quality, not arguments.keep_rotation)
-  data_set = prepare.find(arguments.name, _config_data(arguments))
+  if arguments.dataset:
+    data_set = prepare.from_listing(arguments.name, _published(arguments))
+  else:
+    data_set = prepare.find(arguments.name, _config_data(arguments))
   with tqdm.tqdm(unit='video', file=sys.stderr) as bar:
 
     def progress(done, total):
@@ -119,6 +128,20 @@ def _prepare(arguments):
         progress=progress)
   print(report)
   return 0
+
+
+def _published(arguments):
+  """Returns a named data set that is as it was published, or may differ."""
+  from input_pipeline import datasets
+  found = datasets.read(arguments.dataset, arguments.source)
+  wrong = datasets.differences(found)
+  if wrong and not arguments.partial:
+    raise ValueError(f'{found.name} in {arguments.source} is not what was '
+                     'published; --partial takes what is there:\n  '
+                     + '\n  '.join(wrong))
+  for difference in wrong:
+    print(f'WARNING: {difference}', file=sys.stderr)
+  return found
 
 
 def add_check_data(commands):
