@@ -54,7 +54,7 @@ def contents(out):
 def kill_in_the_middle(corpus, out, options, shards, delay):
   """Kills a run some time after it works on its n-th shard.
 
-  Returns the processes that it had.
+  Returns the session of the run and its workers.
   """
   folder = out / 'clips' / '1.0.0'
   process = subprocess.Popen(
@@ -102,7 +102,6 @@ def test_killed_runs_one_process_and_two_give_the_same_bytes(corpus, tmp_path):
     group = kill_in_the_middle(corpus, out, ('--workers=2', *options), shards,
                                rng.uniform(0, 0.4))
     assert not (out / 'clips/1.0.0/catalog.json').exists()
-    assert 'is no prepared' not in str(contents(out))
     deadline = time.monotonic() + 30
     while alive(group) and time.monotonic() < deadline:
       time.sleep(0.1)
