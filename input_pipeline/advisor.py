@@ -107,7 +107,9 @@ def reencoded(dataset, config, recipe, folder, videos=6, seed=0):
   before = [dataset.records[i] for i in sorted(chosen)]
   paths = []
   for number, record in enumerate(before):
-    encoder = reencode.H264(recipe, None)
+    entry = record.entry
+    encoder = reencode.H264(
+        recipe, reencode.times_of(entry, 0, entry.num_frames))
     for frame in decode.iterate(
         record.path, config.data.rotate, containers.limits_of(config.data)):
       encoder.add(frame)
