@@ -74,7 +74,9 @@ def _weizmann(arguments, out):
     try:
       _train(f'two_stream_weizmann.py:{stream},{person}',
              out / f'{person}_{stream}', arguments.data, arguments.seed,
-             [f'--config.data.flow_root={flow}'] * (stream == 'flow'), core)
+             # Every video is looked through once, not once a fold.
+             [f'--config.data.index_file={out / "index.json"}',
+              *[f'--config.data.flow_root={flow}'] * (stream == 'flow')], core)
     finally:
       cores.put(core)
 

@@ -116,15 +116,37 @@ def _ground_truth(path):
   return np.frombuffer(data, '<f4', offset=12).reshape(height, width, 2)
 
 
+def _grey_pair(folder, name):
+  return [np.asarray(PIL.Image.open(folder / f'{name}_{i}.png').convert('L'))
+          for i in (1, 2)]
+
+
+@functools.cache
+def _of_middlebury(folder, name):
+  return np.asarray(_compiled()(*_grey_pair(folder, name)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['rubberwhale', 'venus'])
+def test_middlebury_is_near_to_opencv(shared, name):
+  cv2 = pytest.importorskip('cv2')
+  if not hasattr(cv2, 'optflow'):
+    pytest.skip('OpenCV without contrib')
+  folder = shared / 'data' / 'flow'
+  theirs = cv2.optflow.DualTVL1OpticalFlow_create().calc(
+      *_grey_pair(folder, name), None)
+  differences = _endpoint_difference(_of_middlebury(folder, name), theirs)
+  assert differences.mean() < 0.1
+  assert (differences < 0.5).mean() > 0.98
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['rubberwhale', 'venus'])
 def test_middlebury_is_as_good_as_opencv(shared, name):
   folder = shared / 'data' / 'flow'
-  images = [np.asarray(PIL.Image.open(folder / f'{name}_{i}.png').convert('L'))
-            for i in (1, 2)]
   truth = _ground_truth(folder / f'{name}_gt.flo')
   known = np.abs(truth).max(-1) < 1e9
-  found = np.asarray(_compiled()(*images))
+  found = _of_middlebury(folder, name)
   reference = json.loads((folder / 'REFERENCE.json').read_text())[name]
   theirs = reference['reference_errors']['TVL1 opencv default']['epe']
   assert _endpoint_difference(found, truth)[known].mean() < theirs + 0.03
