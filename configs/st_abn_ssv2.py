@@ -1,11 +1,10 @@
 """ST-ABN and its baselines on Something-Something V2, 32 frames.
 
 python main.py --config=configs/st_abn_ssv2.py:st_abn_r50,32 --workdir=DIR \\
-    --config.data.root=FRAMES --config.data.train_list=train.txt \\
-    --config.data.eval_list=val.txt --config.data.classes=classes.txt \\
-    --config.init_from=resnet50.pth
+    --config.data.root=VIDEOS --config.init_from=resnet50.pth
 
-The argument names the network (slow_r50, slow_r101, the 3D ResNets alone;
+VIDEOS is where `vidattn datasets something_v2 FOLDER` wrote its lists. The
+argument names the network (slow_r50, slow_r101, the 3D ResNets alone;
 st_abn_r50, st_abn_r101) and the frames: 32, one of each of 32 pieces of the
 video, or 32x2, every second of a window of 64. A person's knowledge is put back
 like this:

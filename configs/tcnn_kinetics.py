@@ -4,10 +4,11 @@ python main.py --config=configs/tcnn_kinetics.py --workdir=DIR \\
     --config.data.root=VIDEOS --config.data.train_list=train.txt \\
     --config.data.eval_list=val.txt
 
-Lists have lines `path label`. Rate, decay, crop and dropout are those that the
-paper ("Integrating Temporal and Spatial Attention for Video Action
-Recognition") trains the whole with; of this step it says no more than that it
-was done, and not on what hardware. Other readings of its table 1:
+`vidattn datasets kinetics400 FOLDER --partial` writes the lists. Rate, decay,
+crop and dropout are those that the paper ("Integrating Temporal and Spatial
+Attention for Video Action Recognition") trains the whole with; of this step it
+says no more than that it was done, and not on what hardware. Other readings of
+its table 1:
 --config.model.options.rows=40 (as printed), and kernels and strides, see
 vidattn_jax/backbones/tcnn.py.
 """

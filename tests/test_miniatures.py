@@ -19,6 +19,7 @@ _CASES = {
     'diving48': ({'packed': True}, '-test0Q_00000.mp4'),
     'egtea': ({}, 'OP01-R01-PastaSalad/OP01-R01-PastaSalad-1000-1900-F001-F01'
               '.mp4'),
+    'epic55': ({'packed': True}, 'P26/P26_03@0-10'),
     'hmdb51': ({}, 'brush_hair/brush_hair_a_b_goo_0.avi'),
     'kinetics400': ({}, 'val/zumba/-vzu_defghi_000012_000022.mp4'),
     'something_v1': ({}, '7'),
@@ -65,7 +66,7 @@ def test_from_the_owners_files_to_scores(name, tmp_path, capsys):
   held = next(rows for key, rows in found.splits.items()
               if key.startswith(('val', 'test')))
   assert result.names[0] == first
-  assert list(result.labels) == [row.label for row in held]
+  np.testing.assert_array_equal(result.labels, [row.label for row in held])
   assert [n.partition('@')[0] for n in result.names] == [r.path for r in held]
   # The prepared files hold the same bytes: the same weights come of them.
   np.testing.assert_array_equal(result.scores, plain.scores)
