@@ -10,6 +10,7 @@ import pytest
 
 from input_pipeline import datasets
 from input_pipeline import lists
+from input_pipeline import storage
 from input_pipeline.layouts import archives
 from input_pipeline.layouts import listing
 from tests import owners
@@ -440,3 +441,19 @@ def test_command_unpacks(tmp_path, capsys):
   assert 'frame_template=' in said and 'participants P01 to P25' in said
   assert (tmp_path / 'lists/train.csv').read_text().splitlines()[:2] == [
       'path,noun,verb,start,stop', 'P01/P01_01,2,0,0,10']
+
+
+@pytest.mark.parametrize('name', ['ucf101', 'epic55', 'thumos14'])
+def test_data_sets_may_lie_in_an_object_store(name, tmp_path):
+  here = make(name, tmp_path / name)
+  root = f'memory://{tmp_path.name}/{name}'
+  for path in (tmp_path / name).rglob('*'):
+    if path.is_file():
+      storage.write_bytes(
+          storage.join(root, str(path.relative_to(tmp_path / name))),
+          path.read_bytes())
+  there = datasets.read(name, root)
+  assert there.splits == here.splits and there.classes == here.classes
+  assert datasets.missing(there) == []
+  places = datasets.write(there)
+  assert storage.read_bytes(places['train1' if name == 'ucf101' else 'train'])
