@@ -20,8 +20,6 @@ from input_pipeline.layouts import something
 from input_pipeline.layouts import thumos14
 from input_pipeline.layouts import ucf_hmdb
 
-# The list of all videos of a set whose splits overlap.
-ALL = 'all'
 READERS = {
     'diving48': diving48.read,
     'egtea': egocentric.read_egtea,
@@ -146,6 +144,40 @@ def without(found, paths):
       for key, rows in found.splits.items()})
 
 
+def read_checked(name, folder, partial=False):
+  """Reads a data set and insists that it is what was published.
+
+  Args:
+    name: see `read`.
+    folder: see there.
+    partial: take what is there.
+
+  Returns:
+    (listing.Listing, sentences of what differs); videos that are not there are
+    left out.
+
+  Raises:
+    ValueError: it differs and `partial` is not set, nothing is there, or as
+      `read`.
+  """
+  found = read(name, folder)
+  wrong = differences(found)
+  absent = missing(found)
+  if absent:
+    videos = {row.path for rows in found.splits.values() for row in rows}
+    wrong.append(f'{len(absent)} of {len(videos)} videos are not below '
+                 f'{found.root}: {", ".join(absent[:5])}'
+                 f'{" ..." * (len(absent) > 5)}')
+  if wrong and not partial:
+    raise ValueError(f'{found.name} in {folder} is not what was published; '
+                     '--partial takes what is there:\n  '
+                     + '\n  '.join(wrong))
+  found = without(found, absent)
+  if not any(found.splits.values()):
+    raise ValueError(f'{folder} holds no video of {found.name}')
+  return found, wrong
+
+
 def write(found, folder=''):
   """Writes lists and class names.
 
@@ -155,8 +187,7 @@ def write(found, folder=''):
 
   Returns:
     {name of a list: its file}, with the class names' called as in `expected`.
-    Lists of segments and of several heads are CSV files, the others text. Of
-    several splits there is a list `ALL` of all their videos, too.
+    Lists of segments and of several heads are CSV files, the others text.
 
   Raises:
     OSError: a file cannot be written.
@@ -166,11 +197,7 @@ def write(found, folder=''):
   for head, names in heads.items():
     key = f'classes_{head}' if head else 'classes'
     files[key] = f'{key}.txt', '\n'.join(names) + '\n'
-  splits = dict(found.splits)
-  if 'train1' in splits:
-    splits[ALL] = tuple(dict.fromkeys(
-        row for rows in splits.values() for row in rows))
-  for key, rows in splits.items():
+  for key, rows in found.splits.items():
     if found.unit or '' not in heads:
       files[key] = f'{key}.csv', _as_csv(rows, [*heads])
     else:
@@ -228,35 +255,6 @@ def flags(found, places):
   """Returns `keys` as flags of main.py, such as '--config.data.root=VIDEOS'."""
   return [f'--config.{key}={shlex.quote(value)}'
           for key, value in keys(found, places).items()]
-
-
-def prepare_arguments(found, places):
-  """Returns what `vidattn prepare` wants beside --out and --name.
-
-  Args:
-    found: listing.Listing.
-    places: what `write` returned.
-
-  Returns:
-    list of arguments, the root first.
-  """
-  values = {key.removeprefix('data.'): value
-            for key, value in keys(found, places).items()}
-  arguments = [values.pop('root')]
-  if ALL in places:
-    # Splits overlap: all videos are prepared once, and lists choose.
-    values['train_list'] = places[ALL]
-    del values['eval_list']
-  groups = {}
-  for key, value in values.items():
-    key, _, head = key.partition('.')
-    if head:
-      groups.setdefault(key, []).append(f'{head}={value}')
-    else:
-      arguments.append(f'--{key.replace("_", "-")}={value}')
-  for key, pairs in groups.items():
-    arguments += [f'--{key.replace("_", "-")}', *pairs]
-  return arguments
 
 
 Listing = listing.Listing

@@ -85,10 +85,6 @@ def test_written_lists_have_what_was_read(name, tmp_path):
   for head, names in datasets.heads_of(found).items():
     key = f'classes_{head}' if head else 'classes'
     assert lists.read_classes(places[key]) == names
-  assert ('all' in places) == ('train1' in found.splits)
-  if 'all' in places:
-    lines = (tmp_path / 'lists/all.txt').read_text().splitlines()
-    assert len(lines) == len(set(lines)) == 9
   for key, rows in found.splits.items():
     lines = (tmp_path / 'lists' / places[key]).read_text().splitlines()
     assert len(lines) == len(rows) + (places[key].endswith('.csv'))
@@ -419,6 +415,7 @@ def test_command_refuses_what_is_not_whole_and_lists_what_is(tmp_path, capsys):
   said = str(refused.value)
   assert 'train: 9 found, 246534 were published' in said
   assert '1 of 12 videos are not below' in said
+  assert '--partial takes what is there' in said
   assert 'train/zumba/-tzu_defghi_000014_000024.mp4' in said
   assert not (root / 'train.txt').exists()
   assert cli.main(['datasets', 'kinetics400', str(root), '--partial']) == 0

@@ -133,12 +133,8 @@ def _prepare(arguments):
 def _published(arguments):
   """Returns a named data set that is as it was published, or may differ."""
   from input_pipeline import datasets
-  found = datasets.read(arguments.dataset, arguments.source)
-  wrong = datasets.differences(found)
-  if wrong and not arguments.partial:
-    raise ValueError(f'{found.name} in {arguments.source} is not what was '
-                     'published; --partial takes what is there:\n  '
-                     + '\n  '.join(wrong))
+  found, wrong = datasets.read_checked(
+      arguments.dataset, arguments.source, arguments.partial)
   for difference in wrong:
     print(f'WARNING: {difference}', file=sys.stderr)
   return found
@@ -235,46 +231,24 @@ def add_datasets(commands):
 
 
 def _datasets(arguments):
-  import shlex
-
   from input_pipeline import datasets
   from input_pipeline.layouts import archives
   if arguments.unpack:
     for archive, outcome in archives.unpack(arguments.folder):
       print(f'{archive}: {outcome}', flush=True)
-  found = datasets.read(arguments.name, arguments.folder)
-  wrong = datasets.differences(found)
-  absent = datasets.missing(found)
-  if absent:
-    videos = {row.path for rows in found.splits.values() for row in rows}
-    wrong.append(f'{len(absent)} of {len(videos)} videos are not below '
-                 f'{found.root}: {", ".join(absent[:5])}'
-                 f'{" ..." * (len(absent) > 5)}')
-  if wrong and not arguments.partial:
-    raise ValueError(f'{found.name} in {arguments.folder} is not what was '
-                     f'published; --partial lists what is there:\n  '
-                     + '\n  '.join(wrong))
+  found, wrong = datasets.read_checked(
+      arguments.name, arguments.folder, arguments.partial)
   for difference in wrong:
     print(f'WARNING: {difference}')
-  found = datasets.without(found, absent)
-  bare = [key for key, rows in found.splits.items() if not rows]
-  if len(bare) == len(found.splits):
-    raise ValueError(f'{arguments.folder} holds no video of {found.name}')
   places = datasets.write(found, arguments.out)
   print(f'{found.name}. Split: {found.rule}.')
   numbers = datasets.counts(found)
   width = max(map(len, places))
   for key, place in places.items():
-    number = f'{numbers[key]:,}' if key in numbers else ''
-    print(f'  {key:{width}} {number:>9} {place}')
-  line = ' \\\n  '
-  print(f'Read them with\n  {line.join(datasets.flags(found, places))}')
-  words = [*map(shlex.quote, datasets.prepare_arguments(found, places)),
-           f'--name={arguments.name} --out=DIR']
-  print(f'or first make shards of them with\n  vidattn prepare '
-        f'{line.join(words)}\nand put DIR/{arguments.name}/1.0.0 in the place '
-        f'of {found.root} above')
+    print(f'  {key:{width}} {numbers[key]:9,} {place}')
+  print('Read them with\n  ' + ' \\\n  '.join(datasets.flags(found, places)))
   return 0
+
 
 
 def add_benchmark_input(commands):
