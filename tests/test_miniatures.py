@@ -21,7 +21,6 @@ _CASES = {
     'diving48': ({'packed': True}, '-test0Q_00000.mp4'),
     'egtea': ({}, 'OP01-R01-PastaSalad/OP01-R01-PastaSalad-1000-1900-F001-F01'
               '.mp4'),
-    'epic55': ({'packed': True}, 'P26/P26_03@0-10'),
     'hmdb51': ({}, 'brush_hair/brush_hair_a_b_goo_0.avi'),
     'kinetics400': ({}, 'val/zumba/-vzu_defghi_000012_000022.mp4'),
     'something_v1': ({}, '7'),
