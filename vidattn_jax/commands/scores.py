@@ -54,9 +54,10 @@ def _fuse(arguments):
       print('The best of these is tuned on these videos.')
   if len(splits) > 1:
     mean = fuse.mean_of_splits(splits)
+    called = {**fuse.figure_names(splits[0]), 'mean_class': 'mean of classes'}
     print(f'\nMean of {len(splits)} splits, weighted by their videos '
-          f'({mean["videos"]}): top-1 {mean["top1"]:.2%}, top-5 '
-          f'{mean["top5"]:.2%}, mean of classes {mean["mean_class"]:.2%}')
+          f'({mean.pop("videos")}): ' + ', '.join(
+              f'{called[key]} {value:.2%}' for key, value in mean.items()))
   if arguments.out:
     splits[0].save(arguments.out)
 

@@ -57,8 +57,12 @@ def _predict(arguments):
   needed = transforms.frames_needed(predictor.pixels)
   table = csv.writer(sys.stdout)
   if arguments.window:
+    columns = ['class', 'score']
+    if not isinstance(predictor.classes, tuple):
+      columns = [f'{head}_{column}' for head in predictor.classes
+                 for column in columns]
     table.writerow(('video', 'start_frame', 'end_frame', 'start_seconds',
-                    'end_seconds', 'class', 'score'))
+                    'end_seconds', *columns))
   found, failed = [], 0
   for path in arguments.videos:
     try:
@@ -80,14 +84,33 @@ def _predict(arguments):
       failed += 1
       continue
     found.append({'video': path, 'frames': entry.num_frames,
-                  'classes': [{'class': c, 'score': s} for c, s in top]})
+                  **_plain_classes(top, predictor.multi)})
     if not arguments.json:
       print(path)
-      for name, share in top:
-        print(f'  {share:7.2%}  {name}')
+      _print_classes(top, predictor.multi)
   if arguments.json and not arguments.window:
     print(json.dumps(found, indent=1))
   return 1 if failed else 0
+
+
+def _plain_classes(top, multi):
+  """Returns the likeliest classes as plain values."""
+  plain = {head: [{'class': name, 'score': share} for name, share in classes]
+           for head, classes in top.items()}
+  if '' not in plain:
+    return {'heads': plain}
+  return {'classes': plain[''], **({'independent': True} if multi else {})}
+
+
+def _print_classes(top, multi):
+  """Prints the likeliest classes of each head."""
+  if multi:
+    print('  independent probabilities')
+  for head, classes in top.items():
+    if head:
+      print(f'  {head}')
+    for name, share in classes:
+      print(f'{"    " if head or multi else "  "}{share:7.2%}  {name}')
 
 
 def open_video(path, network):
@@ -148,12 +171,12 @@ def _predict_windows(table, predictor, score, path, entry, window, stride,
       print(f'{path}: the last {length} frames are too few for a clip.',
             file=sys.stderr)
       return
-    [(name, share)] = predict.top_classes(
-        predictor, score(start, length), 1)
+    top = predict.top_classes(predictor, score(start, length), 1)
     seconds = [f'{f / rate:.3f}' if rate else ''
                for f in (start, start + length)]
-    table.writerow((path, start, start + length, *seconds, name,
-                    f'{share:.4f}'))
+    best = [cell for [(name, share)] in top.values()
+            for cell in (name, f'{share:.4f}')]
+    table.writerow((path, start, start + length, *seconds, *best))
     if start + length >= entry.num_frames:
       return
     start += stride
@@ -179,6 +202,9 @@ def add_explain(commands):
                       help='stage of Grad-CAM, from 1 (default: the last)')
   parser.add_argument('--class', dest='class_name', metavar='NAME',
                       help='class to explain (default: the predicted one)')
+  parser.add_argument('--head', metavar='NAME',
+                      help='head whose class is explained, of a network with '
+                      'several (default: the first that has the class)')
   parser.add_argument('--blocks', action='append', metavar='BLOCK',
                       help='block whose gates are drawn, such as '
                       'layer4/block1, or all, or none; may be given again '
@@ -219,7 +245,7 @@ def _explain(arguments):
           'frames; some are shown again.', file=sys.stderr)
   blocks = arguments.blocks or (None if len(explainers) == 1 else ['none'])
   rows = [explain.explain(explainer, clip, arguments.class_name,
-                          arguments.stage, blocks)
+                          arguments.stage, blocks, arguments.head)
           for explainer in explainers]
   for row in rows:
     print(row.title)

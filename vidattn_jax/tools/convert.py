@@ -127,6 +127,12 @@ def to_checkpoint(path, arguments: dict, out, pixel_recipe, *,
     raise ValueError(f'{out} is a file; give a directory.')
   if checkpoint.exists(out):
     raise ValueError(f'{out} holds a checkpoint; give another directory.')
+  if hasattr(arguments.get('num_classes'), 'keys'):
+    raise ValueError(
+        'Published weights have one head, the network has '
+        f'{len(arguments["num_classes"])}; convert them with one number of '
+        'classes, or start from the file with --config.init_from, which leaves '
+        'the heads fresh.')
   model, arguments = networks.build(arguments)
   if check:
     check_conversion.twin(arguments, model)

@@ -20,6 +20,7 @@ from vidattn_jax.tools import page
 from vidattn_jax.tools import panels
 from vidattn_jax.tools import pictures
 from vidattn_jax.training import checkpoint as checkpoint_lib
+from vidattn_jax.training import heads
 from vidattn_jax.training import metrics
 from vidattn_jax.training import state
 
@@ -35,22 +36,24 @@ class Explainer:
   Attributes:
     name: what to call it.
     description: the network and its unit.
-    classes: class names.
+    classes: class names, or {head: class names}.
     pixels: the pixel recipe of the checkpoint, for one clip and one crop.
     run: function of frames or stacked flow, uint8 [1, T, H, W, C], class,
-      negative for the predicted, and stage, None for the last; returns the
-      network's outputs and the class's map, float32 [1, t, h, w], as
-      `gradcam.outputs_and_map` does.
+      negative for the predicted, stage, None for the last, and of several
+      heads the one; returns the network's outputs and the class's map, float32
+      [1, t, h, w], as `gradcam.outputs_and_map` does.
     frame_template: file names in folders of frames.
     first_frame: number of the first frame there.
+    multi: classes are independent: a video has any number of them.
   """
   name: str
   description: str
-  classes: tuple[str, ...]
+  classes: tuple[str, ...] | dict[str, tuple[str, ...]]
   pixels: dict
   run: Callable
   frame_template: str
   first_frame: int
+  multi: bool = False
 
 
 def load_explainers(paths: Sequence[str], which='best',
@@ -84,13 +87,13 @@ def _load(path, name, which, report):
     # Of all clips, one in the middle.
     recipe |= {'sampling': 'dense', 'dense_span': recipe['num_frames']}
 
-  @functools.partial(jax.jit, static_argnums=3)
-  def run(variables, frames, class_index, stage):
+  @functools.partial(jax.jit, static_argnums=(3, 4))
+  def run(variables, frames, class_index, stage, head=None):
     video = pixels.normalize(frames, tuple(recipe['mean']),
                              tuple(recipe['std']),
                              jnp.dtype(description['model']['dtype']))
     outputs, cam = gradcam.outputs_and_map(model, variables, video,
-                                           class_index, stage)
+                                           class_index, stage, head)
     # Nothing draws the features, which are large, nor videos of flow.
     left_out = {'stages', *(k for k in outputs if k.endswith('_video') and
                             frames.shape[-1] != 3)}
@@ -103,9 +106,9 @@ def _load(path, name, which, report):
   unit = description['model'].get('attention')
   return Explainer(
       name, description['model']['name'] + (f' with {unit}' if unit else ''),
-      tuple(description['classes']), recipe,
+      heads.from_plain(description['classes']), recipe,
       functools.partial(run, variables), data['frame_template'],
-      data['first_frame'])
+      data['first_frame'], data.get('labels') == 'multi')
 
 
 def flow_of(view, recipe: Mapping) -> np.ndarray:
@@ -164,7 +167,8 @@ def _says(clip):
 
 def explain(explainer: Explainer, clip: pictures.Clip,
             class_name: str | None = None, stage: int | None = None,
-            blocks: Sequence[str] | None = None) -> pictures.Row:
+            blocks: Sequence[str] | None = None,
+            head: str | None = None) -> pictures.Row:
   """Runs a network on a clip and makes panels of all that it shows.
 
   Args:
@@ -174,24 +178,41 @@ def explain(explainer: Explainer, clip: pictures.Clip,
       unless given.
     stage: stage of Grad-CAM, from 1; the last unless given.
     blocks: blocks whose gates are shown, see `panels.gate_panels`.
+    head: whose class it is, where there are several; unless given, the first
+      that has the class.
 
   Returns:
     What is to be drawn.
 
   Raises:
-    ValueError: the network has no such class, stage or block.
+    ValueError: the network has no such class, stage, block or head.
   """
   index = -1
+  by_head = heads.by_head(explainer.classes)
+  if head is not None and '' in by_head:
+    raise ValueError(f'{explainer.name} has one head; leave out --head.')
+  if head is None:
+    head = next((h for h, known in by_head.items() if class_name in known),
+                next(iter(by_head)))
+  names.check_name(f'head of {explainer.name}', head, by_head)
   if class_name is not None:
-    names.check_name(f'class of {explainer.name}', class_name,
-                     explainer.classes)
-    index = explainer.classes.index(class_name)
+    names.check_name(f'class of {explainer.name}', class_name, by_head[head])
+    index = by_head[head].index(class_name)
   seen = clip.frames if clip.flow is None else clip.flow
-  outputs, cam = jax.device_get(explainer.run(seen[None], index, stage))
-  shares = metrics.softmax(outputs['logits'][0])
-  order = np.argsort(-shares, kind='stable')
-  index = int(order[0]) if index < 0 else index
-  explained = explainer.classes[index]
+  outputs, cam = jax.device_get(
+      explainer.run(seen[None], index, stage, *([head] if head else ())))
+  if head:
+    # What is drawn of a head is that of the explained one.
+    logits = {h: x[0] for h, x in outputs['logits'].items()}
+    outputs = {**outputs, **{kind: outputs[kind][head] for kind in (
+        'logits', 'frame_logits') if kind in outputs}}
+  else:
+    logits = {'': outputs['logits'][0]}
+  chances = metrics.sigmoid if explainer.multi else metrics.softmax
+  shares = {h: chances(x) for h, x in logits.items()}
+  orders = {h: np.argsort(-x, kind='stable') for h, x in shares.items()}
+  index = int(orders[head][0]) if index < 0 else index
+  explained = by_head[head][index]
   count = len(clip.frames)
 
   where = 'last stage' if stage is None else f'stage {stage}'
@@ -199,17 +220,18 @@ def explain(explainer: Explainer, clip: pictures.Clip,
       panels.flow_panel(clip.flow, explainer.pixels['flow']['bound'])]
   drawn += [_cam_panel(f'Grad-CAM of {explained}, {where}', cam,
                       clip.frames.shape[:3])]
-  drawn += panels.output_panels(outputs, index, explained, count)
+  drawn += panels.output_panels(outputs, index, explained, count,
+                                explainer.multi)
   drawn += panels.gate_panels(outputs['gates'], blocks, count)
-  best = explainer.classes[order[0]]
-  title = (f'{explainer.name} ({explainer.description}): predicts {best}, '
-           f'{shares[order[0]]:.1%}')
-  if explained != best:
-    title += f'; explained is {explained}, {shares[index]:.1%}'
-  return pictures.Row(
-      explainer.name, title,
-      tuple((explainer.classes[k], float(shares[k])) for k in order[:_TOP]),
-      tuple(drawn))
+  best = {h: by_head[h][order[0]] for h, order in orders.items()}
+  title = (f'{explainer.name} ({explainer.description}): predicts ' + '; '.join(
+      f'{h} {best[h]}'.lstrip() + f', {shares[h].max():.1%}' for h in best))
+  if explained != best[head] or head:
+    title += (f'; explained is {head} {explained}'.replace('  ', ' ')
+              + f', {shares[head][index]:.1%}')
+  top = tuple(((f'{h}: ' if h else '') + by_head[h][k], float(shares[h][k]))
+              for h, order in orders.items() for k in order[:_TOP])
+  return pictures.Row(explainer.name, title, top, tuple(drawn))
 
 
 def _cam_panel(name, cam, shape):

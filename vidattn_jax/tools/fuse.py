@@ -1,5 +1,7 @@
 """Fuse the scores of several models, and compare two of them."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from vidattn_jax.training import evaluate
@@ -24,7 +26,7 @@ def check_same_videos(results, names):
   """
   first = results[0]
   for result, name in zip(results[1:], names[1:], strict=True):
-    if result.classes != first.classes:
+    if result.classes != first.classes or result.multi != first.multi:
       raise ValueError(f'{name} and {names[0]} have different classes.')
     if result.names != first.names:
       odd = sorted(set(result.names) ^ set(first.names))
@@ -32,7 +34,7 @@ def check_same_videos(results, names):
       raise ValueError(f'{name} and {names[0]} are not about the same videos: '
                        f'{what} ({len(odd)} in all).')
     if not np.array_equal(result.labels, first.labels):
-      odd = int(np.flatnonzero(result.labels != first.labels)[0])
+      odd = int(np.argwhere(result.labels != first.labels)[0][0])
       raise ValueError(f'{name} and {names[0]} disagree on the label of '
                        f'{first.names[odd]}.')
 
@@ -74,9 +76,7 @@ def fuse(results, weights=None, probabilities=False, names=None):
   probabilities = probabilities or len(averages) > 1 or len(modalities) > 1
 
   def scores_of(result):
-    if probabilities and result.average == 'logits':
-      return metrics.softmax(result.scores)
-    return result.scores
+    return result.probabilities() if probabilities else result.scores
 
   scores = sum(w * scores_of(r) for w, r in zip(weights, results, strict=True))
   scores = np.asarray(scores / sum(weights), np.float32)
@@ -84,7 +84,8 @@ def fuse(results, weights=None, probabilities=False, names=None):
       names=results[0].names, labels=results[0].labels, scores=scores,
       clip_scores=scores[:, None], classes=results[0].classes,
       average='probabilities' if probabilities else averages.pop(),
-      modality='+'.join(modalities), num_frames=results[0].num_frames)
+      modality='+'.join(modalities), num_frames=results[0].num_frames,
+      multi=results[0].multi)
 
 
 def sweep(first, second, weights=SWEEP, probabilities=False) -> list:
@@ -115,7 +116,9 @@ def mean_of_splits(results) -> dict:
     results: list of `evaluate.Result`.
 
   Returns:
-    Dict of `top1`, `top5`, `mean_class` in [0, 1], and `videos` in all.
+    Dict of `top1`, `top5`, `mean_class` in [0, 1], and `videos` in all; with
+    several heads or independent classes of the figures that stand for these in
+    `figure_names`.
 
   Raises:
     ValueError: a split has no labelled videos.
@@ -126,8 +129,22 @@ def mean_of_splits(results) -> dict:
     raise ValueError(f'Split {counts.index(0) + 1} has no labelled videos; '
                      'it cannot be averaged.')
   mean = {key: float(np.average([f[key] for f in figures], weights=counts))
-          for key in ('top1', 'top5', 'mean_class')}
+          for key in figure_names(results[0])
+          if 'clip' not in key and all(key in f for f in figures)}
   return {**mean, 'videos': sum(counts)}
+
+
+def figure_names(result) -> dict[str, str]:
+  """Returns {figure of a result's summary: what tables call it}."""
+  if result.multi:
+    return {'map': 'mAP', 'clip_map': 'clip'}
+  if isinstance(result.classes, Mapping):
+    return {'action': 'all', **{
+        f'{key}_{head}': f'{head} {name}' for head in result.classes
+        for key, name in (('top1', 'top-1'), ('top5', 'top-5'))},
+            'clip_action': 'clip'}
+  return {'top1': 'top-1', 'top5': 'top-5', 'mean_class': 'class',
+          'clip_top1': 'clip'}
 
 
 def table(rows) -> str:
@@ -140,20 +157,27 @@ def table(rows) -> str:
     Lines of text, a header first.
   """
   width = max(len('model'), *(len(name) for name, _ in rows))
-  lines = [f'{"model":<{width}}  top-1   top-5   class   clip    videos']
+  columns = figure_names(rows[0][1])
+  wide = {key: max(6, len(title)) for key, title in columns.items()}
+  head = '  '.join(f'{title:<{wide[key]}}' for key, title in columns.items())
+  lines = [f'{"model":<{width}}  {head}  videos']
   for name, result in rows:
     figures = result.summary()
     if not figures['videos']:
       lines.append(f'{name:<{width}}  no labels ({len(result.names)} videos)')
       continue
-    cells = '  '.join(f'{100 * figures[key]:5.2f}%' for key in
-                      ('top1', 'top5', 'mean_class', 'clip_top1'))
+    cells = '  '.join(
+        (f'{100 * figures[key]:5.2f}%' if key in figures else 'none').ljust(
+            wide[key]) for key in columns)
     lines.append(f'{name:<{width}}  {cells}  {figures["videos"]}')
   return '\n'.join(lines)
 
 
 def compare(before, after, names=('first', 'second'), path=None):
   """Compares two models class by class (AIA, Fig. 5).
+
+  What is compared is the accuracy of each class, of each head; of independent
+  classes the average precision.
 
   Args:
     before: `evaluate.Result`.
@@ -163,25 +187,36 @@ def compare(before, after, names=('first', 'second'), path=None):
 
   Returns:
     List of (class name, accuracy before, accuracy after, videos), the largest
-    gain first; accuracies in [0, 1].
+    gain first; accuracies in [0, 1]. With several heads names are
+    'head: class'; the videos of independent classes are their positives.
 
   Raises:
     ValueError: they are not about the same labelled videos.
   """
   check_same_videos([before, after], names)
-  known = before.labels >= 0
-  if not known.any():
+  if not (before.known() if before.multi else before.labels >= 0).any():
     raise ValueError('These videos have no labels; nothing can be compared.')
-  matrices = [metrics.confusion_matrix(r.scores[known], r.labels[known])
-              for r in (before, after)]
-  first, second = (metrics.per_class_accuracy(m) for m in matrices)
-  counts = matrices[0].sum(axis=1)
-  rows = [(before.classes[k], float(first[k]), float(second[k]),
-           int(counts[k])) for k in np.flatnonzero(counts)]
+  rows = []
+  for head, (scores, _, labels, classes) in before.heads().items():
+    first, counts = _by_class(scores, labels, before.multi)
+    second, _ = _by_class(after.heads()[head][0], labels, before.multi)
+    rows += [((f'{head}: ' if head else '') + classes[k], float(first[k]),
+              float(second[k]), int(counts[k])) for k in np.flatnonzero(counts)]
   rows.sort(key=lambda row: (row[1] - row[2], row[0]))
   if path is not None:
     _draw_gains(rows, names, path)
   return rows
+
+
+def _by_class(scores, labels, multi):
+  """Returns (accuracy or average precision of each class, its videos)."""
+  if multi:
+    known = (labels >= 0).all(-1)
+    return (metrics.average_precisions(scores[known], labels[known]),
+            labels[known].sum(0))
+  known = labels >= 0
+  matrix = metrics.confusion_matrix(scores[known], labels[known])
+  return metrics.per_class_accuracy(matrix), matrix.sum(axis=1)
 
 
 def by_group(before, after, group, names=('first', 'second')) -> list:
@@ -198,9 +233,12 @@ def by_group(before, after, group, names=('first', 'second')) -> list:
     after, videos) over the labelled videos; parts without videos are left out.
 
   Raises:
-    ValueError: they are not about the same videos.
+    ValueError: they are not about the same videos, or a video has more than
+      one class.
   """
   check_same_videos([before, after], names)
+  if before.labels.ndim > 1:
+    raise ValueError('Groups of classes take videos of one class each.')
   known = before.labels >= 0
   inside = known & np.isin(before.labels, list(group))
   right = [metrics.top_k_correct(r.scores, np.maximum(r.labels, 0), 1)

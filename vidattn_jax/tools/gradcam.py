@@ -17,7 +17,7 @@ from vidattn_jax import names
 
 
 def grad_cam(model: nn.Module, variables, video, class_index,
-             stage: int | None = None) -> jax.Array:
+             stage: int | None = None, head: str | None = None) -> jax.Array:
   """Computes where a stage of a network speaks for a class.
 
   Args:
@@ -26,6 +26,7 @@ def grad_cam(model: nn.Module, variables, video, class_index,
     video: [N, T, H, W, C], normalised.
     class_index: the class, or one for each clip; negative for the predicted.
     stage: which stage, from 1; the last unless given.
+    head: whose class it is, of a network with several heads.
 
   Returns:
     float32 [N, T, H, W] in [0, 1]: each clip's largest value is 1, unless
@@ -33,13 +34,18 @@ def grad_cam(model: nn.Module, variables, video, class_index,
     from the stage's size, in space and, with a 3D backbone, in time.
 
   Raises:
-    ValueError: the network has no such stage or class.
+    ValueError: the network has no such stage, class or head.
   """
-  if np.max(class_index) >= model.num_classes:
+  several = not isinstance(model.num_classes, int)
+  if several:
+    names.check_name('head', head, model.num_classes)
+  count = model.num_classes[head] if several else model.num_classes
+  if np.max(class_index) >= count:
     raise ValueError(f'There is no class {np.max(class_index)}; the network '
-                     f'has {model.num_classes}, counted from 0.')
-  _, cam = jax.jit(functools.partial(outputs_and_map, model, stage=stage))(
-      variables, video, class_index)
+                     f'has {count}, counted from 0.')
+  _, cam = jax.jit(functools.partial(
+      outputs_and_map, model, stage=stage, head=head))(
+          variables, video, class_index)
   return normalize(enlarge(cam, video.shape[1:4]))
 
 
@@ -55,7 +61,7 @@ def normalize(cam) -> jax.Array:
 
 
 def outputs_and_map(model: nn.Module, variables, video, class_index,
-                    stage: int | None = None):
+                    stage: int | None = None, head: str | None = None):
   """Runs a network forth and back, for its outputs and a class's map.
 
   At each time, the gradient of the clip's logit with respect to the stage's
@@ -68,6 +74,7 @@ def outputs_and_map(model: nn.Module, variables, video, class_index,
     video: see `grad_cam`.
     class_index: see `grad_cam`.
     stage: see `grad_cam`.
+    head: see `grad_cam`.
 
   Returns:
     (What `apply` returns with `capture`; float32 [N, t, h, w], 0 or more, of
@@ -92,7 +99,7 @@ def outputs_and_map(model: nn.Module, variables, video, class_index,
 
   def logit(features):
     outputs = tree.unflatten(after(features, *carried))
-    scores = outputs['logits']
+    scores = outputs['logits'] if head is None else outputs['logits'][head]
     index = jnp.where(jnp.asarray(class_index) < 0, scores.argmax(-1),
                       class_index)
     # A clip's score depends on that clip alone: a sum keeps them apart.

@@ -8,6 +8,7 @@ import re
 import numpy as np
 
 from vidattn_jax import names
+from vidattn_jax.training import metrics
 
 # Colours of the peaks of each kind, and what they are called.
 _PEAKS = {'discriminative': ('#ff8c1a', 'orange'),
@@ -145,7 +146,7 @@ def flow_panel(flow, bound: float) -> Panel:
 
 
 def output_panels(outputs: Mapping, class_index: int, class_name: str,
-                  num_frames: int) -> list[Panel]:
+                  num_frames: int, multi: bool = False) -> list[Panel]:
   """Makes a panel of every map and weight that a network's outputs name.
 
   Args:
@@ -158,15 +159,15 @@ def output_panels(outputs: Mapping, class_index: int, class_name: str,
     class_index: class whose scores and class maps are shown.
     class_name: its name.
     num_frames: T.
+    multi: classes are independent: each has a sigmoid of its own.
 
   Returns:
     The panels of the first clip.
   """
   panels = []
   if 'frame_logits' in outputs:
-    scores = np.asarray(outputs['frame_logits'][0], np.float64)
-    scores = np.exp(scores - scores.max(-1, keepdims=True))
-    share = (scores / scores.sum(-1, keepdims=True))[:, class_index]
+    as_shares = metrics.sigmoid if multi else metrics.softmax
+    share = as_shares(outputs['frame_logits'][0])[:, class_index]
     panels.append(make_panel(f'score of {class_name} by frame', share,
                              num_frames, scale=(0.0, 1.0)))
   for key in sorted(k for k in outputs if k.endswith('_attention')):

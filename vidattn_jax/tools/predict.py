@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import inspect
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidattn_jax.training import checkpoint as checkpoint_lib
-from vidattn_jax.training import metrics
+from vidattn_jax.training import heads
 from vidattn_jax.training import state
 
 
@@ -18,22 +19,25 @@ class Predictor:
   """A restored network and what it needs to see a video.
 
   Attributes:
-    classes: class names.
+    classes: class names, or {head: class names}.
     pixels: the pixel recipe of the checkpoint, for the decoder.
     scores: function of views, uint8 [V, T, H, W, C] or an iterable of them, to
       probabilities float [K], averaged over the views as in the checkpoint's
-      evaluation. Networks that take a temporal attention take it here, too, as
-      `attention=`, float [V, T], negative where their own counts.
+      evaluation; those of several heads lie side by side. Networks that take a
+      temporal attention take it here, too, as `attention=`, float [V, T],
+      negative where their own counts.
     frame_template: file names in folders of frames.
     first_frame: number of the first frame there.
     takes_attention: whether the network takes a temporal attention.
+    multi: classes are independent: a video has any number of them.
   """
-  classes: tuple
+  classes: tuple | dict
   pixels: dict
   scores: Callable[..., np.ndarray]
   frame_template: str
   first_frame: int
   takes_attention: bool = False
+  multi: bool = False
 
 
 def load_predictor(path, which='best', report=print) -> Predictor:
@@ -59,6 +63,10 @@ def load_predictor(path, which='best', report=print) -> Predictor:
       description['model']['dtype'],
       **({'flow_bound': pixels['flow']['bound']} if 'flow' in pixels else {})))
   average = description['config']['eval']['average']
+  data = description['config']['data']
+  probabilities = functools.partial(
+      heads.probabilities, num_classes=model.num_classes,
+      multi=data.get('labels') == 'multi')
 
   @jax.jit
   def attend(variables, views, attention):
@@ -76,18 +84,18 @@ def load_predictor(path, which='best', report=print) -> Predictor:
                 for view, weights in zip(views, attention, strict=True)]
     logits = np.concatenate([np.asarray(part) for part in logits])
     if average == 'probabilities':
-      return metrics.softmax(logits).mean(axis=0)
-    return metrics.softmax(logits.mean(axis=0))
+      return probabilities(logits).mean(axis=0)
+    return probabilities(logits.mean(axis=0))
 
-  data = description['config']['data']
-  return Predictor(tuple(description['classes']), pixels, scores,
+  return Predictor(heads.from_plain(description['classes']), pixels, scores,
                    data['frame_template'], data['first_frame'],
                    'temporal_attention' in inspect.signature(
-                       type(model).__call__).parameters)
+                       type(model).__call__).parameters,
+                   data.get('labels') == 'multi')
 
 
-def top_classes(predictor: Predictor, scores, count=5) -> list:
-  """Returns the likeliest classes.
+def top_classes(predictor: Predictor, scores, count=5) -> dict:
+  """Returns the likeliest classes of each head.
 
   Args:
     predictor: as `load_predictor` returns it.
@@ -95,7 +103,12 @@ def top_classes(predictor: Predictor, scores, count=5) -> list:
     count: how many at most.
 
   Returns:
-    List of (class name, probability), the likeliest first.
+    {head: list of (class name, probability), the likeliest first}; the head ''
+    if there is one.
   """
-  order = np.argsort(-scores, kind='stable')[:count]
-  return [(predictor.classes[k], float(scores[k])) for k in order]
+  found = {}
+  parts = heads.split(scores, heads.counts(predictor.classes))
+  for head, names in heads.by_head(predictor.classes).items():
+    order = np.argsort(-parts[head], kind='stable')[:count]
+    found[head] = [(names[k], float(parts[head][k])) for k in order]
+  return found

@@ -13,17 +13,29 @@ from vidattn_jax.training import optim
 from vidattn_jax.training import remote
 
 _DIRECTORY = 'checkpoints'
+# What the best checkpoint is best in: the first of these that was measured, of
+# one class a video, of several heads (all right), of any number of classes.
+FIGURES = ('top1', 'action', 'map')
 
 
 class CheckpointError(ValueError):
   """A checkpoint cannot be used, and why."""
 
 
+def figure(metrics: dict) -> float | None:
+  """Returns the figure that checkpoints are compared by, None if there is none.
+
+  Args:
+    metrics: what an evaluation found.
+  """
+  return next((metrics[key] for key in FIGURES if key in metrics), None)
+
+
 def _best_and_latest(keep: int):
   policies = ocp.training.preservation_policies
   return policies.AnyPreservationPolicy([
       policies.LatestN(max(keep, 1)),
-      policies.BestN(get_metric_fn=lambda metrics: metrics['top1'], n=1,
+      policies.BestN(get_metric_fn=figure, n=1,
                      keep_checkpoints_without_metrics=False)])
 
 
@@ -58,8 +70,8 @@ class Checkpoints:
 
   def best_step(self) -> int | None:
     """Returns the step of the best evaluated checkpoint; None for none."""
-    scored = [(c.metrics['top1'], c.step) for c in self._orbax.checkpoints
-              if isinstance(c.metrics, dict) and 'top1' in c.metrics]
+    scored = [(figure(c.metrics), c.step) for c in self._orbax.checkpoints
+              if isinstance(c.metrics, dict) and figure(c.metrics) is not None]
     return max(scored)[1] if scored else None
 
   def save(self, state, description: dict, metrics: dict | None = None):
@@ -68,7 +80,7 @@ class Checkpoints:
     Args:
       state: the training state; its buffers may be reused after the return.
       description: plain data that rebuilds the model.
-      metrics: results of an evaluation at this step, with `top1`.
+      metrics: results of an evaluation at this step, with one of `FIGURES`.
     """
     tree = _to_tree(state)
     self._orbax.save_async(

@@ -1,10 +1,14 @@
 """Exact evaluation over several views of each video."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
 
+from vidattn_jax.training import heads as heads_lib
 from vidattn_jax.training import metrics
 from vidattn_jax.training import sharding
 
@@ -15,11 +19,13 @@ class Result:
 
   Attributes:
     names: tuple of the videos' names.
-    labels: int32 [N]; -1 where unknown.
-    scores: float32 [N, K], averaged over all views.
+    labels: int32 [N]; -1 where unknown. With several heads [N, heads], with
+      `multi` [N, K], 1 for the classes of a video.
+    scores: float32 [N, K], averaged over all views; those of several heads lie
+      side by side, see `heads.join`.
     clip_scores: float32 [N, clips, K], averaged over the crops of a clip.
       Where videos have different numbers of clips, zeros fill it up.
-    classes: tuple of class names.
+    classes: tuple of class names, or {head: names}.
     unreadable: names of videos that could not be decoded; they are not in
       the other fields.
     average: 'logits' or 'probabilities': what the scores are.
@@ -28,12 +34,13 @@ class Result:
     branch_scores: float32 [N, B, K], theirs.
     clip_counts: int32 [N], clips of each video; empty if all have as many.
     num_frames: int32 [N], frames of each video; empty if not known.
+    multi: a video has any number of the classes.
   """
   names: tuple
   labels: np.ndarray
   scores: np.ndarray
   clip_scores: np.ndarray
-  classes: tuple
+  classes: tuple | dict
   unreadable: tuple = ()
   average: str = 'logits'
   modality: str = 'rgb'
@@ -44,27 +51,73 @@ class Result:
       default_factory=lambda: np.zeros((0,), np.int32))
   num_frames: np.ndarray = dataclasses.field(
       default_factory=lambda: np.zeros((0,), np.int32))
+  multi: bool = False
+
+  def heads(self) -> dict:
+    """Returns {head: (scores, clip scores, labels, class names)}.
+
+    The head is '' if there is one.
+    """
+    counts = heads_lib.counts(self.classes)
+    parts = [heads_lib.split(x, counts)
+             for x in (self.scores, self.clip_scores)]
+    several = isinstance(self.classes, Mapping)
+    return {head: (*(part[head] for part in parts),
+                   self.labels[:, i] if several else self.labels, names)
+            for i, (head, names) in enumerate(
+                heads_lib.by_head(self.classes).items())}
+
+  def known(self) -> np.ndarray:
+    """Tells which videos have labels, of every head: bool [N]."""
+    return self.labels >= 0 if self.labels.ndim == 1 else (
+        self.labels >= 0).all(-1)
+
+  def probabilities(self) -> np.ndarray:
+    """Returns the scores as probabilities, float64 [N, K]."""
+    if self.average == 'probabilities':
+      return np.asarray(self.scores, np.float64)
+    return heads_lib.probabilities(
+        self.scores, heads_lib.counts(self.classes), self.multi)
 
   def summary(self) -> dict:
     """Returns the figures of merit.
 
     Returns:
-      What `metrics.summarize` does, and `top1_<branch>` of each branch.
+      What `metrics.summarize`, `summarize_heads` or `summarize_multi` does, and
+      the first figure of each branch, `top1_<branch>` or `map_<branch>`.
     """
-    figures = metrics.summarize(self.scores, self.clip_scores, self.labels,
-                                self.clip_counts)
-    for i, branch in enumerate(self.branches if figures['videos'] else ()):
-      scores = self.branch_scores[:, i]
-      figures[f'top1_{branch}'] = metrics.summarize(
-          scores, scores[:, None], self.labels)['top1']
+    heads = {head: (self._logits(scores), self._logits(clips), labels)
+             for head, (scores, clips, labels, _) in self.heads().items()}
+    if isinstance(self.classes, Mapping):
+      return metrics.summarize_heads(heads, self.clip_counts)
+    summarize = metrics.summarize_multi if self.multi else metrics.summarize
+    figures = summarize(*heads[''], self.clip_counts)
+    key = 'map' if self.multi else 'top1'
+    for i, branch in enumerate(self.branches if key in figures else ()):
+      scores = self._logits(self.branch_scores[:, i])
+      figures[f'{key}_{branch}'] = summarize(
+          scores, scores[:, None], self.labels)[key]
     return figures
+
+  def _logits(self, scores):
+    """Returns scores whose softmax, or sigmoid, they are or come from."""
+    if self.average == 'logits':
+      return scores
+    scores = np.maximum(np.asarray(scores, np.float64), 1e-30)
+    if not self.multi:
+      return np.log(scores)
+    return np.log(scores) - np.log(np.maximum(1 - scores, 1e-30))
 
   def save(self, path):
     """Writes all fields to an `.npz` file."""
+    heads = heads_lib.by_head(self.classes)
     np.savez_compressed(
         path, names=np.asarray(self.names, str), labels=self.labels,
         scores=self.scores, clip_scores=self.clip_scores,
-        classes=np.asarray(self.classes, str),
+        classes=np.asarray([n for names in heads.values() for n in names], str),
+        heads=np.asarray(list(heads), str),
+        head_sizes=np.asarray([len(names) for names in heads.values()]),
+        multi=np.asarray(self.multi),
         unreadable=np.asarray(self.unreadable, str),
         average=np.asarray(self.average), modality=np.asarray(self.modality),
         branches=np.asarray(self.branches, str),
@@ -86,11 +139,15 @@ def load_result(path) -> Result:
   """
   try:
     with np.load(path, allow_pickle=False) as data:
-      # Older files do not tell the modality, and have no branches.
+      # Older files do not tell the modality, and have neither branches nor
+      # heads.
       fields = {f.name: data[f.name] for f in dataclasses.fields(Result)
                 if f.name in data or f.name not in (
                     'modality', 'branches', 'branch_scores', 'clip_counts',
-                    'num_frames')}
+                    'num_frames', 'multi')}
+      heads = {str(head): int(size) for head, size in zip(
+          data['heads'], data['head_sizes'], strict=True)} if (
+              'heads' in data) else {}
   except FileNotFoundError:
     raise ValueError(f'{path} does not exist.') from None
   except (KeyError, ValueError, OSError, EOFError) as error:
@@ -100,6 +157,11 @@ def load_result(path) -> Result:
     fields[key] = tuple(str(value) for value in fields.get(key, ()))
   for key in ('average', 'modality'):
     fields[key] = str(fields.get(key, 'rgb'))
+  if set(heads) - {''}:
+    names = iter(fields['classes'])
+    fields['classes'] = {head: tuple(itertools.islice(names, size))
+                         for head, size in heads.items()}
+  fields['multi'] = bool(fields.get('multi', False))
   return Result(**fields)
 
 
@@ -111,7 +173,8 @@ def check_average(average: str):
 
 
 def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
-                average: str):
+                average: str,
+                probabilities: Callable[..., np.ndarray] = metrics.softmax):
   """Builds the function that scores a batch of videos.
 
   Views go through the network a fixed number at a time, so memory does not
@@ -123,6 +186,7 @@ def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
     num_crops: crops per clip; views are ordered crop, then clip.
     views_per_pass: most views in one pass on one device.
     average: 'logits' or 'probabilities'.
+    probabilities: function of logits [..., K] that returns these.
 
   Returns:
     Function (variables, views uint8 [n, V, T, H, W, C], this process's part)
@@ -145,7 +209,7 @@ def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
         [sharding.to_hosts(part) for part in logits], axis=1)
     logits = logits[:, :total]
     if average == 'probabilities':
-      logits = metrics.softmax(logits).astype(np.float32)
+      logits = probabilities(logits).astype(np.float32)
     shape = (len(logits), num_crops, total // num_crops, *logits.shape[2:])
     return logits.reshape(shape).mean(axis=1)
 
@@ -154,20 +218,21 @@ def make_scorer(eval_step, mesh, num_crops: int, views_per_pass: int,
 
 def evaluate(variables, batches, score, names, classes, average='logits',
              modality='rgb', progress=None, branches=(),
-             observe=None, lengths=()) -> Result:
+             observe=None, lengths=(), multi=False) -> Result:
   """Scores every video exactly once.
 
   Args:
     variables: dict of `params` and `batch_stats`.
     batches: iterable of dicts `video` uint8 [n, V, T, H, W, C], `label` int32
-      [n], `mask` float32 [n] and `index` int32 [n], this process's part. Rows
-      with mask 0 are padding (an index seen elsewhere) or unreadable videos.
+      [n] (or [n, heads], [n, K], see `Result`), `mask` float32 [n] and `index`
+      int32 [n], this process's part. Rows with mask 0 are padding (an index
+      seen elsewhere) or unreadable videos.
       If a video's clips come in several rows, `clips` int32 [n], how many of a
       row's clips count, and `all_clips` int32 [n], those of the video; a video
       that lacks some is unreadable.
     score: as `make_scorer` returns it.
     names: names of all videos, by index.
-    classes: class names.
+    classes: class names, or {head: class names}.
     average: what `score` averages.
     modality: 'rgb' or 'flow'.
     progress: function called with the number of videos after each batch.
@@ -175,6 +240,7 @@ def evaluate(variables, batches, score, names, classes, average='logits',
     observe: function called with the variables, the views and the indices of
       each batch, of this process; rows that do not count have index -1.
     lengths: frames of all videos, by index; () if not known.
+    multi: see `Result`.
 
   Returns:
     The result, in the order of `names`, the same on every process.
@@ -204,9 +270,14 @@ def evaluate(variables, batches, score, names, classes, average='logits',
            if sum(map(len, parts)) >= wanted.get(i, 0)}
   order = sorted(found)
   kinds = (1 + len(branches),) if branches else ()
+  num_classes = heads_lib.counts(classes)
+  several = isinstance(num_classes, Mapping)
+  total = sum(num_classes.values()) if several else num_classes
+  shape = (len(order), *((len(num_classes),) if several else
+                         (num_classes,) if multi else ()))
   counts = np.asarray([len(found[i][1]) for i in order], np.int32)
   clip_scores = np.zeros((len(order), counts.max(initial=1), *kinds,
-                          len(classes)), np.float32)
+                          total), np.float32)
   for row, i in enumerate(order):
     clip_scores[row, :counts[row]] = found[i][1]
   means = clip_scores.sum(axis=1) / counts.reshape(
@@ -221,8 +292,8 @@ def evaluate(variables, batches, score, names, classes, average='logits',
     more['num_frames'] = np.asarray([lengths[i] for i in order], np.int32)
   return Result(
       names=tuple(names[i] for i in order),
-      labels=np.asarray([found[i][0] for i in order], np.int32),
+      labels=np.asarray([found[i][0] for i in order], np.int32).reshape(shape),
       scores=means.astype(np.float32), clip_scores=clip_scores,
-      classes=tuple(classes),
+      classes=heads_lib.from_plain(classes), multi=multi,
       unreadable=tuple(n for i, n in enumerate(names) if i not in found),
       average=average, modality=modality, **more)

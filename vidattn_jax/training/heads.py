@@ -1,9 +1,9 @@
-"""Heads of a network: which scores are whose, and what is predicted.
+"""Heads of a network: which scores are whose, and what they become.
 
 Classes are a tuple of names, or with several heads a dict of them. Scores of
 several heads lie side by side on the last axis, in the order of the heads'
-names, which is that of JAX's and JSON's dictionaries. A set in which a video
-may have any number of classes has one head, whose scores are independent.
+names, which is that of JAX's and JSON's dictionaries, too. A set in which a
+video may have any number of classes has one head of independent scores.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,24 @@ import numpy as np
 from vidattn_jax.training import metrics
 
 
-def ordered(classes):
+def plain(classes):
+  """Returns class names as plain data: a list, or a dict of lists."""
+  if isinstance(classes, Mapping):
+    return {head: list(classes[head]) for head in sorted(classes)}
+  return list(classes)
+
+
+def from_plain(classes):
   """Returns class names as tuples, heads in the order of their names."""
   if isinstance(classes, Mapping):
     return {head: tuple(classes[head]) for head in sorted(classes)}
   return tuple(classes)
+
+
+def by_head(classes) -> dict:
+  """Returns {head: class names}; the head '' if there is one."""
+  classes = from_plain(classes)
+  return classes if isinstance(classes, Mapping) else {'': classes}
 
 
 def counts(classes):
@@ -30,20 +43,8 @@ def counts(classes):
   Returns:
     int, or {head: int}.
   """
-  if isinstance(classes, Mapping):
-    return {head: len(classes[head]) for head in sorted(classes)}
-  return len(classes)
-
-
-def total(classes) -> int:
-  """Returns the number of scores: of classes of all heads."""
-  found = counts(classes)
-  return sum(found.values()) if isinstance(found, dict) else found
-
-
-def names(classes) -> tuple:
-  """Returns the names of the heads; () for one."""
-  return tuple(sorted(classes)) if isinstance(classes, Mapping) else ()
+  found = {head: len(names) for head, names in by_head(classes).items()}
+  return found if isinstance(classes, Mapping) else found['']
 
 
 def join(logits):
@@ -60,30 +61,31 @@ def join(logits):
   return logits
 
 
-def split(scores, classes) -> dict:
+def split(scores, num_classes) -> dict:
   """Parts what `join` has joined.
 
   Args:
     scores: [..., K of all heads].
-    classes: class names, or {head: class names}.
+    num_classes: int, or {head: int}.
 
   Returns:
     {head: [..., K]}; the head '' if there is one.
   """
-  found = counts(classes)
-  if not isinstance(found, dict):
+  if not isinstance(num_classes, Mapping):
     return {'': scores}
-  ends = np.cumsum(list(found.values()))
-  return {head: scores[..., end - found[head]:end]
-          for head, end in zip(found, ends, strict=True)}
+  parts, start = {}, 0
+  for head in sorted(num_classes):
+    parts[head] = scores[..., start:start + num_classes[head]]
+    start += num_classes[head]
+  return parts
 
 
-def probabilities(scores, classes, multi=False):
+def probabilities(scores, num_classes, multi: bool = False):
   """Turns logits into probabilities, of each head.
 
   Args:
     scores: [..., K of all heads].
-    classes: class names, or {head: class names}.
+    num_classes: int, or {head: int}.
     multi: classes are independent: each has a sigmoid of its own.
 
   Returns:
@@ -91,5 +93,40 @@ def probabilities(scores, classes, multi=False):
   """
   if multi:
     return metrics.sigmoid(scores)
-  return np.concatenate([metrics.softmax(part) for part
-                         in split(np.asarray(scores), classes).values()], -1)
+  return np.concatenate([metrics.softmax(part) for part in split(
+      np.asarray(scores), num_classes).values()], -1)
+
+
+def training_figure(num_classes, multi: bool = False) -> str:
+  """Returns the name of the share of clips that are right in training.
+
+  Args:
+    num_classes: int, or {head: int}.
+    multi: see `probabilities`.
+
+  Returns:
+    'top1'; with several heads 'action', all heads are right; 'exact' where
+    classes are independent: all are on the right side of one half.
+  """
+  if multi:
+    return 'exact'
+  return 'action' if isinstance(num_classes, Mapping) else 'top1'
+
+
+def are_right(logits, labels, multi: bool = False):
+  """Tells which clips are right; see `training_figure`.
+
+  Args:
+    logits: [N, K], or {head: [N, K]}.
+    labels: int32 [N], [N, heads] or, with `multi`, [N, K].
+    multi: see `probabilities`.
+
+  Returns:
+    bool [N].
+  """
+  if multi:
+    return jnp.all((logits > 0) == (labels > 0), -1)
+  if isinstance(logits, Mapping):
+    best = [jnp.argmax(logits[head], -1) for head in sorted(logits)]
+    return jnp.all(jnp.stack(best, -1) == labels, -1)
+  return jnp.argmax(logits, -1) == labels

@@ -1,5 +1,7 @@
 """Losses: functions of a model's outputs and the batch."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,22 +9,31 @@ import optax
 from vidattn_jax.attention import abn
 
 
-def one_hot_targets(labels, num_classes: int, smoothing: float = 0.0):
+def one_hot_targets(labels, num_classes, smoothing: float = 0.0,
+                    multi: bool = False):
   """Turns labels into target distributions.
 
   Args:
-    labels: int32 [N].
-    num_classes: number of classes K.
-    smoothing: probability mass spread over all classes, in [0, 1).
+    labels: int32 [N]; with several heads [N, heads], in the order of their
+      names; with `multi` [N, K], 1 for the classes of a clip and 0 for others.
+    num_classes: number of classes K, or {head: K}.
+    smoothing: probability mass spread over all classes, in [0, 1); with `multi`
+      over a class and its absence.
+    multi: classes are independent.
 
   Returns:
-    float32 [N, K]; rows sum to 1.
+    float32 [N, K], or {head: [N, K]}; rows sum to 1 unless `multi`.
   """
+  if isinstance(num_classes, Mapping):
+    return {head: one_hot_targets(labels[:, i], num_classes[head], smoothing)
+            for i, head in enumerate(sorted(num_classes))}
+  if multi:
+    return labels.astype(jnp.float32) * (1 - smoothing) + smoothing / 2
   targets = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
   return optax.smooth_labels(targets, smoothing) if smoothing else targets
 
 
-def cross_entropy(outputs, batch):
+def cross_entropy(outputs, batch, multi: bool = False):
   """Computes the cross-entropy of each clip's consensus logits.
 
   Args:
@@ -30,6 +41,8 @@ def cross_entropy(outputs, batch):
       `branch_logits`, {branch: [N, K]}, and `attention_logits` [N, K] may be
       there, too.
     batch: `targets`, float32 [N, K], or a dict of them with the same keys.
+    multi: classes are independent: the binary cross-entropy, its mean over the
+      classes.
 
   Returns:
     [N], of the logits' type; with several heads, the sum over heads; with
@@ -37,16 +50,19 @@ def cross_entropy(outputs, batch):
     "Integrating Temporal and Spatial Attention"); with an attention branch,
     its loss and that of the perception branch (ST-ABN, equation 4).
   """
-  losses = jax.tree.map(
-      lambda logits, targets: optax.softmax_cross_entropy(
-          logits, targets.astype(logits.dtype)),
-      outputs['logits'], batch['targets'])
+  def loss(logits, targets):
+    targets = targets.astype(logits.dtype)
+    if multi:
+      return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
+    return optax.softmax_cross_entropy(logits, targets)
+
+  losses = jax.tree.map(loss, outputs['logits'], batch['targets'])
   total = sum(jax.tree.leaves(losses))
   more = [*outputs.get('branch_logits', {}).values()]
   if 'attention_logits' in outputs:
     more.append(outputs['attention_logits'])
   for logits in more:
-    total += cross_entropy({'logits': logits}, batch)
+    total += cross_entropy({'logits': logits}, batch, multi)
   return total
 
 
@@ -106,7 +122,7 @@ def mix_clips(rng, video, targets, mixup_alpha: float, cutmix_alpha: float):
   Args:
     rng: key.
     video: float [N, T, H, W, C].
-    targets: float32 [N, K].
+    targets: float32 [N, K], or a dict of them.
     mixup_alpha: parameter of the Beta distribution of the share; 0 for none.
     cutmix_alpha: the same for the area of the pasted box.
 
@@ -137,7 +153,8 @@ def mix_clips(rng, video, targets, mixup_alpha: float, cutmix_alpha: float):
   weight = jnp.broadcast_to(weight, (height, width))[None, None, :, :, None]
   weight = weight.astype(video.dtype)
   video = weight * video + (1 - weight) * video[::-1]
-  return video, share * targets + (1 - share) * targets[::-1]
+  return video, jax.tree.map(
+      lambda t: share * t + (1 - share) * t[::-1], targets)
 
 
 def _span(centre, side, length):

@@ -1,5 +1,6 @@
 """What a run leaves behind: scores, result cards, and its own description."""
 
+from collections.abc import Mapping
 import functools
 import itertools
 import json
@@ -76,13 +77,7 @@ def report(config, workdir, inputs, result, step):
   text = (f'step {step}, {path.stem.partition("_")[2]} (frames x clips x '
           f'crops), {len(result.names)} videos')
   if figures['videos']:
-    text += (f': top-1 {figures["top1"]:.2%}, top-5 {figures["top5"]:.2%}, '
-             f'mean of classes {figures["mean_class"]:.2%}, single clips '
-             f'{figures["clip_top1"]:.2%}')
-    alone = [f'{branch} {figures[f"top1_{branch}"]:.2%}'
-             for branch in result.branches]
-    if alone:
-      text += f'; top-1 of each branch: {", ".join(alone)}'
+    text += f': {_sentence(result, figures)}'
   print(text)
   dropped = [name for name, _ in inputs.card['eval'].get('dropped', [])]
   for names, what in ((result.unreadable, 'could not be read and did not '
@@ -91,6 +86,43 @@ def report(config, workdir, inputs, result, step):
       print(f'{len(names)} videos {what}: {", ".join(names[:10])}')
   print(f'scores {path}, card {path.with_suffix(".json")}, picture '
         f'{path.with_suffix(".png")}')
+
+
+def main_figure(figures: dict) -> str:
+  """Says what checkpoints are compared by, with a comma behind, or ''."""
+  value = checkpoint.figure(figures)
+  name = {'top1': 'top-1', 'action': 'all heads', 'map': 'mAP'}[next(
+      (key for key in checkpoint.FIGURES if key in figures), 'top1')]
+  return '' if value is None else f'{name} {value:.2%}, '
+
+
+def _sentence(result, figures):
+  """Says how good an evaluation was."""
+  if result.multi:
+    text = f'{main_figure(figures)}mean of {figures["classes"]} classes'
+    if figures['without_positives']:
+      text += (f' ({figures["without_positives"]} without positives do not '
+               'count)')
+    if 'clip_map' in figures:
+      text += f', single clips {figures["clip_map"]:.2%}'
+    key, name = 'map', 'mAP'
+  elif isinstance(result.classes, Mapping):
+    parts = [f'{head} {_of_one_head(figures, f"_{head}")}'
+             for head in result.classes if figures[f'videos_{head}']]
+    return main_figure(figures) + '; '.join(parts)
+  else:
+    text = _of_one_head(figures, '')
+    key, name = 'top1', 'top-1'
+  alone = [f'{branch} {figures[f"{key}_{branch}"]:.2%}'
+           for branch in result.branches if f'{key}_{branch}' in figures]
+  return text + (
+      f'; {name} of each branch: {", ".join(alone)}' if alone else '')
+
+
+def _of_one_head(figures, suffix):
+  return ', '.join(f'{name} {figures[key + suffix]:.2%}' for name, key in (
+      ('top-1', 'top1'), ('top-5', 'top5'), ('mean of classes', 'mean_class'),
+      ('single clips', 'clip_top1')))
 
 
 def plain(config) -> dict:

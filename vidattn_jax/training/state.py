@@ -11,6 +11,7 @@ import optax
 from vidattn_jax import models
 from vidattn_jax.ops import flow
 from vidattn_jax.ops import pixels
+from vidattn_jax.training import heads
 from vidattn_jax.training import losses
 from vidattn_jax.training import optim
 
@@ -39,19 +40,21 @@ class TrainState:
     return {'params': self.ema or self.params, 'batch_stats': self.batch_stats}
 
 
-def model_arguments(config, num_classes: int) -> dict:
+def model_arguments(config, num_classes) -> dict:
   """Returns the arguments of `get_model` as plain data.
 
   Args:
     config: the run's configuration.
-    num_classes: number of classes of the data set.
+    num_classes: number of classes of the data set, or {head: number}.
 
   Returns:
     Dict with `name` and the overrides; it can be written as JSON.
   """
   m = config.model
   return dict(
-      name=m.name, num_classes=m.num_classes or num_classes,
+      name=m.name, num_classes=(
+          {head: m.num_classes[head] for head in sorted(m.num_classes)}
+          if hasattr(m.num_classes, 'keys') else m.num_classes or num_classes),
       num_frames=m.num_frames, crop_size=list(m.crop_size),
       attention=m.attention or None,
       attention_options=m.attention_options.to_dict(),
@@ -140,7 +143,7 @@ def network_input(model, video, mean, std, dtype, flow_bound=20.0):
   return pixels.normalize(video, mean, std, dtype)
 
 
-def make_train_step(model, config, num_classes: int):
+def make_train_step(model, config, num_classes):
   """Builds one training step: a pure function to be compiled.
 
   What the seed and the length of the data set decide comes as arguments, so
@@ -150,20 +153,22 @@ def make_train_step(model, config, num_classes: int):
     model: the network.
     config: the run's configuration; `seed` and `schedule.learning_rate` are
       not looked at.
-    num_classes: number of classes.
+    num_classes: number of classes, or {head: number}.
 
   Returns:
     Function (state, batch, key, learning_rate) -> (state, metrics). `batch`
     has `video` uint8 [N, T, H, W, C] (or what `network_input` takes), `label`
-    int32 [N], and `mask` float32 [N], 0 for clips that do not count; with
-    edited attention what `losses.mean_temporal_loss` takes, too. `key` is what
-    `key_data` returns, the same at every step; `learning_rate` float32, that
-    of the step. `metrics` are float32 scalars: sums over the clips (`loss`,
-    `correct`, `count`), `learning_rate` and `grad_norm`.
+    int32 [N] (see `losses.one_hot_targets`), and `mask` float32 [N], 0 for
+    clips that do not count; with edited attention what
+    `losses.mean_temporal_loss` takes, too. `key` is what `key_data` returns,
+    the same at every step; `learning_rate` float32, that of the step.
+    `metrics` are float32 scalars: sums over the clips (`loss`, `correct` as
+    `heads.are_right` tells, `count`), `learning_rate` and `grad_norm`.
   """
   mean, std = tuple(config.data.mean), tuple(config.data.std)
   dtype = jnp.dtype(config.model.dtype)
   parts = config.accumulate_steps
+  multi = config.data.labels == 'multi'
 
   def loss_sum(params, batch_stats, batch, key):
     mix_key, dropout_key = jax.random.split(key)
@@ -174,13 +179,13 @@ def make_train_step(model, config, num_classes: int):
     video = network_input(model, video, mean, std, dtype,
                           config.data.flow_bound)
     targets = losses.one_hot_targets(
-        batch['label'], num_classes, config.label_smoothing)
+        batch['label'], num_classes, config.label_smoothing, multi)
     video, targets = losses.mix_clips(
         mix_key, video, targets, config.mixup_alpha, config.cutmix_alpha)
     outputs, updated = model.apply(
         {'params': params, 'batch_stats': batch_stats}, video, train=True,
         rngs={'dropout': dropout_key}, mutable=['batch_stats'])
-    values = losses.cross_entropy(outputs, {'targets': targets})
+    values = losses.cross_entropy(outputs, {'targets': targets}, multi)
     values = jnp.where(batch['mask'] > 0, values, 0.0)
     count = jnp.sum(batch['mask'])
     total = jnp.sum(values)
@@ -188,7 +193,7 @@ def make_train_step(model, config, num_classes: int):
       # What all is divided by below is the number of clips.
       total += count * losses.mean_temporal_loss(
           outputs, batch, config.temporal_weight)
-    correct = jnp.argmax(outputs['logits'], -1) == batch['label']
+    correct = heads.are_right(outputs['logits'], batch['label'], multi)
     sums = {'loss': total, 'correct': jnp.sum(correct * batch['mask']),
             'count': count}
     return sums['loss'], (updated.get('batch_stats', {}), sums)
@@ -255,7 +260,8 @@ def make_eval_step(model, mean, std, dtype, flow_bound=20.0, branches=(),
 
   Returns:
     Function (variables, views uint8 [N, V, T, H, W, C]) -> logits float32
-    [N, V, K]; with branches [N, V, 1 + B, K], of all together, then of each.
+    [N, V, K], those of several heads side by side (`heads.join`); with branches
+    [N, V, 1 + B, K], of all together, then of each.
   """
 
   def eval_step(variables, views):
@@ -264,7 +270,7 @@ def make_eval_step(model, mean, std, dtype, flow_bound=20.0, branches=(),
     outputs = model.apply(
         variables, video, train=False,
         **({'invert_spatial': True} if invert_spatial else {}))
-    logits = outputs['logits']
+    logits = heads.join(outputs['logits'])
     if branches:
       logits = jnp.stack([logits, *(outputs['branch_logits'][branch]
                                     for branch in branches)], 1)

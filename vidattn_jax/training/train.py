@@ -15,6 +15,7 @@ from vidattn_jax.models import st_abn
 from vidattn_jax.training import attention
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import evaluate as evaluation
+from vidattn_jax.training import heads
 from vidattn_jax.training import initialize
 from vidattn_jax.training import optim
 from vidattn_jax.training import report
@@ -37,7 +38,7 @@ class Inputs:
   """What a run takes from the data, as callables and plain values.
 
   Attributes:
-    classes: class names.
+    classes: class names, or {head: class names}.
     steps_per_epoch: steps in one pass over the training videos.
     train_batches: function (start_step, num_steps) -> iterator of this
       process's batches.
@@ -48,7 +49,7 @@ class Inputs:
     pixels: how a video becomes views, as plain data (the pixel recipe).
     card: counts, fingerprints and dropped videos, as plain data.
   """
-  classes: tuple
+  classes: tuple | dict
   steps_per_epoch: int
   train_batches: Callable[[int, int], Iterator[dict]]
   eval_batches: Callable[[], Iterator[dict]]
@@ -84,7 +85,7 @@ def train_and_evaluate(config, workdir, inputs: Inputs):
   check_classes(config, inputs)
   workdir_lib.claim(workdir, config, inputs.card['train']['sha256'])
 
-  arguments = state_lib.model_arguments(config, len(inputs.classes))
+  arguments = state_lib.model_arguments(config, heads.counts(inputs.classes))
   model = state_lib.build_model(arguments, freeze=tuple(config.freeze),
                                 partial_bn=config.partial_bn)
   checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep,
@@ -123,7 +124,11 @@ def check(config):
   sharding.check_batch_size('eval.batch_size', config.eval.batch_size, mesh)
   optim.make_schedule(config, 1)
   evaluation.check_average(config.eval.average)
-  model = state_lib.build_model(state_lib.model_arguments(config, 1))
+  model = state_lib.build_model(state_lib.model_arguments(
+      config, dict.fromkeys(config.data.csv_labels, 1) or 1))
+  if config.data.labels == 'multi' and config.eval.collect_attention:
+    raise ValueError('config.eval.collect_attention takes videos of one class '
+                     "each; config.data.labels is 'multi'.")
   for key, value in (('data.edits', config.data.edits),
                      ('eval.collect_attention', config.eval.collect_attention),
                      ('eval.invert_spatial', config.eval.invert_spatial)):
@@ -141,11 +146,13 @@ def check(config):
 
 def check_classes(config, inputs: Inputs):
   """Raises a ValueError if the network has other classes than the data."""
-  if config.model.num_classes not in (0, len(inputs.classes)):
+  found = heads.counts(inputs.classes)
+  wanted = state_lib.model_arguments(config, found)['num_classes']
+  if wanted != found:
     raise ValueError(
-        f'config.model.num_classes is {config.model.num_classes}, but the data '
-        f'have {len(inputs.classes)} classes; leave it 0, or name all classes '
-        'in data.classes.')
+        f'config.model.num_classes is {wanted}, but the data have {found} '
+        'classes; leave it 0, or name all classes in data.classes '
+        '(data.head_classes).')
 
 
 def _start(config, mesh, model, checkpoints):
@@ -266,13 +273,13 @@ class _Run:
                                   step)
             writer.write(step, step / inputs.steps_per_epoch, 'eval', summary)
             if summary.get('videos'):
-              writer_lib.say(
-                  f'step {step}: top-1 {summary["top1"]:.2%}, '
-                  f'loss {summary["loss"]:.4f} on {summary["videos"]} videos')
+              writer_lib.say(f'step {step}: {report.main_figure(summary)}'
+                             f'loss {summary["loss"]:.4f} on '
+                             f'{summary["videos"]} videos')
               state = self.watch_plateau(state, summary['loss'])
           self.checkpoints.save(state, self.describe(step),
-                                summary if summary and 'top1' in summary
-                                else None)
+                                summary if checkpoint.figure(summary or {})
+                                is not None else None)
           saved = step
           if stopping and step < self.total_steps:
             self.checkpoints.wait()
@@ -334,7 +341,9 @@ class _Run:
   def log(self, writer, progress, step, sums):
     """Writes the means since the last line and starts new sums."""
     count = max(sums['count'], 1.0)
-    figures = {'loss': sums['loss'] / count, 'top1': sums['correct'] / count}
+    right = heads.training_figure(
+        self.arguments['num_classes'], self.config.data.labels == 'multi')
+    figures = {'loss': sums['loss'] / count, right: sums['correct'] / count}
     progress.advance(self.config.batch_size, **figures)
     writer.write(step, step / self.inputs.steps_per_epoch, 'train', {
         **figures, 'learning_rate': sums['learning_rate'],
@@ -360,8 +369,8 @@ class _Run:
     """Returns what a checkpoint carries beside the weights."""
     return {
         'format': 1, 'step': step, 'model': self.arguments,
-        'unreadable': sorted(self.unreadable),
-        'classes': list(self.inputs.classes), 'pixels': self.inputs.pixels,
+        'unreadable': sorted(self.unreadable), 'pixels': self.inputs.pixels,
+        'classes': heads.plain(self.inputs.classes),
         'data': self.inputs.card, 'config': report.plain(self.config),
         'version': vidattn_jax.__version__, 'revision': report.revision()}
 
@@ -383,15 +392,17 @@ def make_evaluator(config, mesh, model):
       config.model.dtype, config.data.flow_bound, model.branch_names,
       config.eval.invert_spatial),
                       out_shardings=sharding.batch_sharding(mesh))
+  multi = config.data.labels == 'multi'
   score = evaluation.make_scorer(
       eval_step, mesh, config.eval.crops, config.eval.views_per_pass,
-      config.eval.average)
+      config.eval.average, lambda logits: heads.probabilities(
+          logits, model.num_classes, multi))
 
   def run(variables, inputs, progress=None, observe=None):
     result = evaluation.evaluate(
         variables, inputs.eval_batches(), score, inputs.eval_names,
         inputs.classes, config.eval.average, config.data.modality, progress,
-        model.branch_names, observe, inputs.eval_lengths)
+        model.branch_names, observe, inputs.eval_lengths, multi)
     bad = result.unreadable
     most, allowed = _most_bad(config.data, len(inputs.eval_names))
     if len(bad) > most:
@@ -455,12 +466,17 @@ def _restore(config, workdir, inputs):
   variables, description, step = checkpoint.load(
       workdir, config.eval.checkpoint, writer_lib.say)
   where = f'The checkpoint of step {step} in {workdir}'
-  if description['classes'] != list(inputs.classes):
+  known, found = map(heads.counts, (description['classes'], inputs.classes))
+  if description['classes'] != heads.plain(inputs.classes):
     raise TrainingError(
-        f'{where} knows {len(description["classes"])} classes and the data '
-        f'{len(inputs.classes)}, or their names differ; evaluate it on the '
-        'classes that it was trained on (data.classes).')
-  arguments = state_lib.model_arguments(config, len(inputs.classes))
+        f'{where} knows {known} classes and the data {found}, or their names '
+        'differ; evaluate it on the classes that it was trained on '
+        '(data.classes, data.head_classes).')
+  kind = description['config']['data'].get('labels', 'single')
+  if kind != config.data.labels:
+    raise TrainingError(f'{where} was trained with data.labels={kind!r}; the '
+                        f'configuration says {config.data.labels!r}.')
+  arguments = state_lib.model_arguments(config, found)
   for key, value in description['model'].items():
     if key not in ('num_frames', 'dtype', 'dropout') and (
         arguments.get(key) != value):

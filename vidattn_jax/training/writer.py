@@ -138,7 +138,10 @@ def say(text: str):
 
 
 def plot_run(workdir, result, path):
-  """Draws the curves of a run and the confusion matrix of its last evaluation.
+  """Draws the curves of a run and what its last evaluation confused.
+
+  The confusion matrix of each head; of independent classes their average
+  precisions.
 
   Args:
     workdir: the run's directory, with `metrics.jsonl`.
@@ -149,15 +152,20 @@ def plot_run(workdir, result, path):
   matplotlib.use('Agg')
   from matplotlib import pyplot as plt
 
-  from vidattn_jax.training import metrics
-
   lines = read_metrics(workdir)
-  figure, axes = plt.subplots(1, 3, figsize=(18, 5.5),
-                              gridspec_kw={'width_ratios': [1, 1, 1.15]})
-  for axis, name, title in ((axes[0], 'loss', 'Loss (nats)'),
-                            (axes[1], 'top1', 'Top-1 accuracy')):
-    for prefix, label, style in (('train', 'training', {'lw': 1}),
-                                 ('eval', 'evaluation', {'marker': 'o'})):
+  heads = result.heads() if result is not None and np.any(
+      result.known() if result.multi else result.labels >= 0) else {}
+  right = _right_in(lines)
+  columns = 2 + max(len(heads), 1)
+  figure, axes = plt.subplots(1, columns, figsize=(6 * columns, 5.5),
+                              gridspec_kw={'width_ratios': [1, 1] + [1.15] * (
+                                  columns - 2)})
+  for axis, title, names in (
+      (axes[0], 'Loss (nats)', ('loss', 'loss')),
+      (axes[1], *(_TITLES[right[1]], right))):
+    for prefix, label, style, name in (
+        ('train', 'training', {'lw': 1}, names[0]),
+        ('eval', 'evaluation', {'marker': 'o'}, names[1])):
       points = [(line['epoch'], line[f'{prefix}/{name}'])
                 for line in lines if f'{prefix}/{name}' in line]
       if points:
@@ -167,27 +175,72 @@ def plot_run(workdir, result, path):
     if axis.lines:
       axis.legend()
   axes[1].set_ylim(-0.02, 1.02)
-  known = result is not None and np.any(result.labels >= 0)
-  if known:
-    seen = result.labels >= 0
-    matrix = metrics.confusion_matrix(result.scores[seen], result.labels[seen])
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = axes[2].imshow(share, cmap='cividis', vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes[2], label='share of the class')
-    top1 = result.summary()['top1']
-    axes[2].set(title=f'Confusion, top-1 {top1:.1%} of {seen.sum()} videos',
-                xlabel='predicted', ylabel='label')
-    if len(result.classes) <= 30:
-      ticks = range(len(result.classes))
-      axes[2].set_xticks(ticks, result.classes, rotation=60, ha='right')
-      axes[2].set_yticks(ticks, result.classes)
-      if len(result.classes) <= 12:
-        for (row, column), count in np.ndenumerate(matrix):
-          if count:
-            axes[2].text(column, row, count, ha='center', va='center',
-                         color='white' if share[row, column] < 0.6 else 'black')
-  else:
+  for axis, (head, (scores, _, labels, classes)) in zip(
+      axes[2:], heads.items()):
+    if result.multi:
+      _draw_precisions(axis, scores, labels, classes)
+    else:
+      _draw_confusion(figure, axis, head, scores, labels, classes)
+  if not heads:
     axes[2].axis('off')
   figure.tight_layout()
   figure.savefig(path, dpi=110)
   plt.close(figure)
+
+
+# By the figure of the evaluation.
+_TITLES = {'top1': 'Top-1 accuracy', 'action': 'All heads right',
+           'map': 'Training: all classes right; evaluation: mAP'}
+
+
+def _right_in(lines):
+  """Returns the names of what a run's lines tell of right answers."""
+  kinds = {'action': 'action', 'exact': 'map', 'top1': 'top1'}
+  return next(((mine, theirs) for mine, theirs in kinds.items() if any(
+      f'train/{mine}' in line or f'eval/{theirs}' in line for line in lines)),
+              ('top1', 'top1'))
+
+
+def _draw_confusion(figure, axis, head, scores, labels, classes):
+  """Draws the confusion matrix of a head."""
+  from vidattn_jax.training import metrics
+  seen = labels >= 0
+  matrix = metrics.confusion_matrix(scores[seen], labels[seen])
+  share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+  image = axis.imshow(share, cmap='cividis', vmin=0, vmax=1)
+  figure.colorbar(image, ax=axis, label='share of the class')
+  top1 = metrics.top_k_correct(scores[seen], labels[seen], 1)
+  name = f'Confusion of {head}' if head else 'Confusion'
+  axis.set(title=f'{name}, top-1 {top1.mean():.1%} of {seen.sum()} videos'
+           if seen.any() else f'{name}: no labels',
+           xlabel='predicted', ylabel='label')
+  if len(classes) > 30:
+    return
+  ticks = range(len(classes))
+  axis.set_xticks(ticks, classes, rotation=60, ha='right')
+  axis.set_yticks(ticks, classes)
+  if len(classes) <= 12:
+    for (row, column), count in np.ndenumerate(matrix):
+      if count:
+        axis.text(column, row, count, ha='center', va='center',
+                  color='white' if share[row, column] < 0.6 else 'black')
+
+
+def _draw_precisions(axis, scores, labels, classes, most=30):
+  """Draws the average precision of each class; of many, both ends."""
+  from vidattn_jax.training import metrics
+  seen = (labels >= 0).all(-1)
+  values = metrics.average_precisions(scores[seen], labels[seen])
+  counts = labels[seen].sum(0)
+  order = [k for k in np.argsort(-values, kind='stable') if counts[k]]
+  title = f'Average precision of {len(order)} classes'
+  if len(order) > most:
+    order = order[:most // 2] + order[-most // 2:]
+    title += f' (the {most // 2} best and worst)'
+  axis.barh(range(len(order)), values[order], color='#31688e')
+  axis.set_yticks(range(len(order)),
+                  [f'{classes[k]} ({counts[k]})' for k in order])
+  axis.set(title=title, xlabel='average precision (positives in brackets)',
+           xlim=(0, 1))
+  axis.invert_yaxis()
+  axis.grid(axis='x', alpha=0.3)
