@@ -70,6 +70,7 @@ def test_too_short_videos_are_refused():
   assert sampling.places_needed('segment', 8) == 8
   assert sampling.places_needed('dense', 8, 64) == 57
   assert sampling.places_needed('dense', 16, 8) == 16
+  assert sampling.places_needed('consecutive', 8, 64) == 8
   for take in (sampling.segment_eval, sampling.dense_eval):
     with pytest.raises(ValueError, match="of a video that has 7 .*'fail'"):
       take(7, 8, short='fail')
@@ -174,5 +175,5 @@ def test_training_clips_follow_the_policy(monkeypatch):
                       ('hold', [0, 1, 2, 2, 2])):
     c = make_config(data__short_clips=short, model__num_frames=5,
                     model__crop_size=(16, 16), data__resize=20)
-    batches._TrainClip(dataset, c, np.zeros(1, np.int32), None)(0, rng())
+    batches.TrainClip(dataset, c)(0, rng())
     assert seen[-1] == want

@@ -269,6 +269,8 @@ def compare_lengths(results, names, path=None, bins=8) -> list:
   """
   check_same_videos(results, names)
   first = results[0]
+  if first.labels.ndim > 1:
+    raise ValueError('Accuracy by length takes videos of one class each.')
   known = first.labels >= 0
   if not known.any() or len(first.num_frames) != len(first.labels):
     raise ValueError(f'{names[0]} does not tell the lengths of labelled '
