@@ -184,7 +184,8 @@ def plot_run(workdir, result, path):
   if not heads:
     axes[2].axis('off')
   figure.tight_layout()
-  figure.savefig(path, dpi=110)
+  # The layout forgets long ticks that are rotated.
+  figure.savefig(path, dpi=110, bbox_inches='tight')
   plt.close(figure)
 
 
@@ -233,7 +234,8 @@ def _draw_precisions(axis, scores, labels, classes, most=30):
   values = metrics.average_precisions(scores[seen], labels[seen])
   counts = labels[seen].sum(0)
   order = [k for k in np.argsort(-values, kind='stable') if counts[k]]
-  title = f'Average precision of {len(order)} classes'
+  title = f'mAP {np.mean(values[order]):.1%} of {len(order)} classes' if (
+      order) else 'No class has a positive'
   if len(order) > most:
     order = order[:most // 2] + order[-most // 2:]
     title += f' (the {most // 2} best and worst)'
