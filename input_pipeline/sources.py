@@ -61,6 +61,7 @@ class Dataset:
     dropped: (name, reason) of each video or file that is not used.
     fingerprint: hash of the names, labels and contents of `records`.
     multi: a video has any number of the classes.
+    short: how many of the videos are shorter than a clip; 0 if not known.
   """
 
   split: str
@@ -69,6 +70,7 @@ class Dataset:
   dropped: tuple[tuple[str, str], ...]
   fingerprint: str
   multi: bool = False
+  short: int = 0
 
   def summary(self):
     """Returns what a report should say of the set, as plain values."""
@@ -86,6 +88,7 @@ class Dataset:
             r.label is None or (several and -1 in r.label)
             for r in self.records),
         'frames': sum(r.num_frames for r in self.records),
+        'shorter_than_a_clip': self.short,
         'classes': {h: len(names) for h, names in self.classes.items()}
                    if several else len(self.classes),
         **more,

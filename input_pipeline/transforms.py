@@ -14,6 +14,7 @@ import PIL
 from PIL import Image
 
 from input_pipeline import labels
+from input_pipeline import lengths
 from input_pipeline import sampling
 from input_pipeline import stacks
 
@@ -376,59 +377,12 @@ def recipe_indices(recipe, num_frames):
   if is_consecutive(recipe):
     return sampling.consecutive(
         length, recipe['num_frames'], _CONSECUTIVE[recipe['sampling']], stack,
-        _short(recipe))
+        lengths.policy_of(recipe))
   args = length, recipe['num_frames'], recipe['clips']
-  how = {'stack': stack, 'short': _short(recipe)}
+  how = {'stack': stack, 'short': lengths.policy_of(recipe)}
   if recipe['sampling'] == 'dense':
     return sampling.dense_eval(*args, span=recipe['dense_span'], **how)
   return sampling.segment_eval(*args, **how)
-
-
-def _short(recipe):
-  # Recipes of older checkpoints do not tell it.
-  return recipe.get('short_clips', 'published')
-
-
-def frames_needed(recipe):
-  """Returns the frames of the shortest video that a recipe allows.
-
-  Args:
-    recipe: what `pixel_recipe` returned, or its keys `short_clips`, `sampling`,
-      `num_frames`, `dense_span` and `flow`.
-
-  Returns:
-    int; 1 unless `short_clips` is 'fail'.
-  """
-  if _short(recipe) != 'fail':
-    return 1
-  needed = sampling.places_needed(
-      recipe['sampling'], recipe['num_frames'], recipe['dense_span'])
-  return needed + recipe['flow']['stack'] if recipe.get('flow') else needed
-
-
-def check_lengths(records, config, recipe, split):
-  """Checks that no video is too short where `data.short_clips` is 'fail'.
-
-  Args:
-    records: `sources.Record`s.
-    config: the whole configuration.
-    recipe: what `pixel_recipe` returned.
-    split: 'train' or 'eval'.
-
-  Raises:
-    ValueError: videos are too short; counts them and names the first.
-  """
-  if split == 'train':
-    recipe = {**recipe, 'sampling': config.data.sampling,
-              'num_frames': config.model.num_frames}
-  needed = frames_needed(recipe)
-  short = [r for r in records if r.num_frames < needed]
-  if short:
-    raise ValueError(
-        f'{len(short)} of {len(records)} videos for {split} are shorter than '
-        f'the {needed} frames that a clip needs, such as {short[0].name} with '
-        f"{short[0].num_frames}; data.short_clips='fail' allows none: choose "
-        "'loop', 'hold' or 'published', or leave them out")
 
 
 def views_from_recipe(recipe, num_frames, read, places=None):
@@ -453,7 +407,8 @@ def views_from_recipe(recipe, num_frames, read, places=None):
   flow = recipe.get('flow')
   if places is None:
     places = recipe_indices(recipe, num_frames)
-  indices = stacks.frames_of(flow, places, num_frames, _short(recipe))
+  indices = stacks.frames_of(
+      flow, places, num_frames, lengths.policy_of(recipe))
   distinct, where = np.unique(indices, return_inverse=True)
   frames = read(distinct)
   if flow and flow['stored'] and frames.shape[-1] != 2:

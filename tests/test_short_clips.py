@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from input_pipeline import lengths
 from input_pipeline import sampling
 from input_pipeline import stacks
 from input_pipeline import transforms
@@ -149,16 +150,21 @@ def test_a_run_names_the_videos_that_are_too_short():
   recipe = transforms.pixel_recipe(c)
   with pytest.raises(ValueError, match=r'2 of 5 videos for train are shorter '
                      r'than the 8 frames .*7\.mp4 with 7'):
-    transforms.check_lengths(records, c, recipe, 'train')
+    lengths.check_lengths(records, c, recipe, 'train')
   with pytest.raises(ValueError, match='4 of 5 videos for eval .* the 57 '):
-    transforms.check_lengths(records, c, recipe, 'eval')
+    lengths.check_lengths(records, c, recipe, 'eval')
   c.data.short_clips = 'loop'
-  transforms.check_lengths(records, c, transforms.pixel_recipe(c), 'eval')
+  recipe = transforms.pixel_recipe(c)
+  assert lengths.fewest_frames(recipe) == 1
+  # They are counted; stride 8, so a clip reaches from frame 0 to 56.
+  assert lengths.check_lengths(records, c, recipe, 'eval') == 4
+  assert lengths.check_lengths(records, c, recipe, 'train') == 2
+  assert lengths.check_lengths(records[3:4], c, recipe, 'eval') == 0
   flow = make_config(
       data__short_clips='fail', data__modality='flow', data__mean=(0.5,),
       data__std=(1.0,), data__flow_root='x')
   # Twelve fields lie between thirteen frames: eight places of five fields.
-  assert transforms.frames_needed(transforms.pixel_recipe(flow)) == 13
+  assert lengths.fewest_frames(transforms.pixel_recipe(flow)) == 13
 
 
 def test_training_clips_follow_the_policy(monkeypatch):

@@ -3,6 +3,7 @@
 With commands/ the only place that knows both.
 """
 
+import dataclasses
 import functools
 import os
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from input_pipeline import batches
 from input_pipeline import labels
+from input_pipeline import lengths
 from input_pipeline import sources
 from input_pipeline import transforms
 from vidattn_jax.editor import collected
@@ -97,7 +99,8 @@ def _load(config, workdir, splits):
   sets = sets or {split: load(split) for split in splits}
   for split, dataset in sets.items():
     transforms.check_sizes(dataset.records, config, pixels, split)
-    transforms.check_lengths(dataset.records, config, pixels, split)
+    short = lengths.check_lengths(dataset.records, config, pixels, split)
+    sets[split] = dataclasses.replace(dataset, short=short)
   return sets
 
 

@@ -30,6 +30,7 @@ def add_predict(commands):
 
 def _predict(arguments):
   from input_pipeline import decode
+  from input_pipeline import lengths
   from input_pipeline import transforms
   from vidattn_jax.tools import predict
 
@@ -54,7 +55,7 @@ def _predict(arguments):
         view for places in parts for view in transforms.views_from_recipe(
             recipe, length, lambda indices: read(indices + start), places))
 
-  needed = transforms.frames_needed(predictor.pixels)
+  needed = lengths.fewest_frames(predictor.pixels)
   table = csv.writer(sys.stdout)
   if arguments.window:
     columns = ['class', 'score']
