@@ -26,6 +26,9 @@ _PASSING = (errno.EACCES, errno.EAGAIN, errno.EINTR, errno.EIO, errno.EMFILE,
 _FAULTS = (AssertionError, AttributeError, NameError, TypeError)
 
 
+_QUICK = {'probesize': '32', 'analyzeduration': '0'}
+# Containers whose header tells the streams, and whose packets tell their times.
+_TELLING = ('mp4', 'matroska', 'gif')
 # Decoders that make up what is damaged without a word are told to fail.
 _STRICT = {'mjpeg': {'err_detect': 'explode'}}
 
@@ -122,7 +125,7 @@ class Video:
 
 
 @contextlib.contextmanager
-def open_video(path, limits=LIMITS, stream=None, medium=None):
+def open_video(path, limits=LIMITS, stream=None, medium=None, quick=False):
   """Opens a video; within the block, too, every failure becomes VideoError.
 
   Args:
@@ -131,6 +134,8 @@ def open_video(path, limits=LIMITS, stream=None, medium=None):
     stream: number of the stream in the file; None takes the video stream that
       FFmpeg holds for the best.
     medium: what to open if it is not what `storage.media` says.
+    quick: leave out what FFmpeg finds out by decoding the first frames; where
+      the container's header has it all (see `tells_all`).
 
   Yields:
     Video.
@@ -147,7 +152,7 @@ def open_video(path, limits=LIMITS, stream=None, medium=None):
     # A playlist with the name of a video must fetch nothing from elsewhere.
     container = av.open(
         medium, container_options={'protocol_whitelist': 'file'},
-        timeout=limits.seconds)
+        options=_QUICK if quick else {}, timeout=limits.seconds)
   try:
     with naming(path, limits, 'damaged: FFmpeg stops decoding'):
       stream = _choose(path, container, stream)
@@ -168,6 +173,12 @@ def open_video(path, limits=LIMITS, stream=None, medium=None):
       yield Video(path, container, stream, limits)
   finally:
     container.close()
+
+
+def tells_all(video):
+  """Tells whether the header of a container has what decoding takes."""
+  return len(video.container.streams.video) == 1 and any(
+      name in video.container.format.name for name in _TELLING)
 
 
 @contextlib.contextmanager
@@ -217,6 +228,7 @@ def _check_medium(path, medium):
   """Returns what av.open takes."""
   if isinstance(medium, io.BytesIO):
     size = medium.getbuffer().nbytes
+    medium.seek(0)  # it may have been read before
   else:
     status = os.stat(medium)
     if stat.S_ISDIR(status.st_mode):

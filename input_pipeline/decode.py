@@ -7,6 +7,7 @@ for is not decoded; the frames are the same, bit by bit.
 Of several video streams FFmpeg's best is taken, as its own tools do.
 """
 
+import contextlib
 import io
 
 from av.video import reformatter as av_reformatter
@@ -55,21 +56,36 @@ def decode_frames(path, indices, index_entry=None, rotate=True,
   indices = [int(i) for i in indices]
   if not indices or min(indices) < 0:
     raise ValueError(f'indices must be frame numbers from 0, not {indices}')
-  targets = sorted(set(indices))
-  ways = [_decode_through]
   if index_entry is not None and not index_entry.error:
-    if index_entry.keyframes:
-      ways.insert(0, _decode_by_time)
-    elif index_entry.packets:
-      ways.insert(0, _decode_by_packet)
-  for way in ways:
-    frames = _Frames(path, indices, rotate)
+    way = (_decode_by_time if index_entry.keyframes else
+           _decode_by_packet if index_entry.packets else None)
+    # A damaged file may fail where decoding begins, or stray: decoding from
+    # the start tells what it is worth.
+    with contextlib.suppress(_AstrayError):
+      if way:
+        return _decode(way, path, indices, index_entry, rotate, limits)
+  return _decode(_decode_through, path, indices, index_entry, rotate, limits)
+
+
+class _AstrayError(Exception):
+  """A file is not what its entry says."""
+
+
+def _decode(way, path, indices, entry, rotate, limits):
+  """Decodes in one of the ways below."""
+  frames = _Frames(path, indices, rotate)
+  try:
+    stream, quick = (entry.stream, entry.quick) if entry else (None, False)
     with containers.open_video(
-        path, limits, index_entry and index_entry.stream) as video:
-      way(video, targets, index_entry, frames)
-    if frames.count == len(targets):
-      return frames.array
-  raise AssertionError('decoding from the start finds every frame or raises')
+        path, limits, stream, quick=quick and way is _decode_by_time) as video:
+      way(video, sorted(set(indices)), entry, frames)
+  except VideoError as error:
+    if way is _decode_through or error.passing:
+      raise
+    raise _AstrayError from error
+  if frames.array is None or frames.count < len(set(indices)):
+    raise _AstrayError
+  return frames.array
 
 
 def decode_all(path, rotate=True, limits=containers.LIMITS):
@@ -301,6 +317,16 @@ def _decode_by_packet(video, targets, entry, frames):
       return
 
 
+def _has_one_layer(context):
+  """Tells whether nothing refers to what HEVC marks as not referred to.
+
+  With several temporal layers, higher ones may.
+  """
+  header = context.extradata or b''
+  return context.name == 'hevc' and len(header) > 22 and (
+      header[0] == 1 and header[21] >> 3 & 7 == 1)
+
+
 def _decode_by_time(video, targets, entry, frames):
   """Knows frames by their times; stops if the file is not as the entry says."""
   pts = entry.times()
@@ -310,7 +336,7 @@ def _decode_by_time(video, targets, entry, frames):
   key_of = {pts[k]: k for k in entry.keyframes}
   wanted = {pts[i]: i for i in targets}
   context = video.stream.codec_context
-  skips = entry.codec in _SKIPPING
+  skips = entry.codec in _SKIPPING or _has_one_layer(context)
   # Last key frame whose packet the decoder has had; the file starts with one.
   reached = 0
   packets = video.packets()

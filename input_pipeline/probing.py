@@ -9,6 +9,7 @@ which makes leaving out B-frames safe.
 
 import dataclasses
 import io
+import itertools
 
 import av
 from av.video import frame as av_frame
@@ -24,6 +25,8 @@ _TRUNCATED = 0.9
 # Codecs without reordering by content: the packet alone tells when a frame
 # comes out, whether or not B-frames are decoded.
 _STEADY = ('mpeg4',)
+# Frames by which it is seen whether a file may be opened quickly.
+_FIRST = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ class IndexEntry:
     anchors: numbers of the frames that are no B-frames, as runs; empty like
       `packets`.
     stream: number of the stream in the file.
+    quick: whether `containers.open_video` may be quick.
     repaired: frames that FFmpeg made up in part, as their data is damaged.
     size: bytes of the file.
     mtime_ns: its modification time, or another stamp that changes with it.
@@ -71,6 +75,7 @@ class IndexEntry:
   packets: tuple[tuple[int, int, int], ...] = ()
   anchors: tuple[tuple[int, int, int], ...] = ()
   stream: int = 0
+  quick: bool = False
   repaired: int = 0
   size: int = 0
   mtime_ns: int | str = 0
@@ -111,11 +116,12 @@ def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
   if zips.is_archive(medium):
     return _probe_archive(path, medium, limits)
   scan = _Scan()
-  error, passing = '', False
+  error, passing, telling = '', False, False
   try:
     with containers.open_video(path, limits, medium=medium) as video:
       _scan(video, mode, scan)
       error = scan.damage(video.container, video.stream)
+      telling = containers.tells_all(video)
   except containers.VideoError as failure:
     error, passing = failure.reason, failure.passing
     if scan.packets:
@@ -141,10 +147,26 @@ def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
       packets=to_runs(scan.released) if steady else (),
       anchors=to_runs(scan.anchors) if steady else (),
       stream=scan.stream,
+      quick=seekable and telling and _is_quick(path, scan, medium, limits),
       repaired=scan.repaired,
       error=error,
       passing=passing,
   )
+
+
+def _is_quick(path, scan, medium, limits):
+  """Tells whether a file opened quickly gives the same first frames.
+
+  Without a look at them a decoder may not know how far frames are reordered,
+  and lose some.
+  """
+  try:
+    with containers.open_video(
+        path, limits, scan.stream, medium, quick=True) as video:
+      frames = itertools.islice(video.frames(), _FIRST)
+      return [f.pts for f in frames] == scan.pts[:_FIRST]
+  except containers.VideoError:
+    return False
 
 
 def probe_folder(path, template='{:05d}.jpg', first_frame=1,

@@ -36,6 +36,9 @@ CODECS = {
     'plain.avi': ('mpeg4', 'yuv420p', {'g': '12'}),
     'vp9.webm': ('libvpx-vp9', 'yuv420p', {
         'g': '12', 'deadline': 'realtime', 'cpu-used': '8'}),
+    'layers.mp4': ('libx265', 'yuv420p', {
+        'g': '24',
+        'x265-params': 'log-level=none:bframes=7:temporal-layers=3'}),
     'deep_hevc.mkv': ('libx265', 'yuv420p10le', {
         'g': '12', 'x265-params': 'log-level=none'}),
     'mpeg1.mpg': ('mpeg1video', 'yuv420p', {'g': '12', 'bf': '2'}),
@@ -190,6 +193,28 @@ def test_seek_that_lands_at_an_unproven_frame_is_not_used(library):
   assert frames.count == 0
   np.testing.assert_array_equal(
       numbers(decode.decode_frames(path, [20], entry)), [20])
+
+
+def test_skipping_in_hevc_needs_one_temporal_layer(library):
+  for name, one in (('hevc.mp4', True), ('layers.mp4', False),
+                    ('gop12.mp4', False)):
+    if (library / name).exists():
+      with containers.open_video(library / name) as video:
+        assert decode._has_one_layer(video.stream.codec_context) == one
+
+
+def test_quick_opening_is_proven(library, monkeypatch):
+  path = library / 'gop12.mp4'
+  assert decode.probe(path).quick
+  assert not decode.probe(library / 'mpeg1.mpg').quick
+  opened, original = [], av.open
+  monkeypatch.setattr(av, 'open', lambda *args, **kwargs: (
+      opened.append(kwargs['options']), original(*args, **kwargs))[1])
+  decode.decode_frames(path, [3], decode.probe(path))
+  assert opened[-1] == containers._QUICK
+  # One of the first frames is lost when the file is opened quickly.
+  scan = probing._Scan(pts=[0, 7, *decode.probe(path).times()[1:]])
+  assert not probing._is_quick(path, scan, None, containers.LIMITS)
 
 
 def test_odd_size(tmp_path):
