@@ -23,6 +23,7 @@ import decord
 import numpy as np
 from PIL import Image
 
+from benchmarks import packed_avi
 from input_pipeline import decode
 from input_pipeline import synthetic
 
@@ -205,6 +206,9 @@ def files(folder, data):
     if codec in av.codecs_available:
       paths.append(pathlib.Path(folder) / name)
       synthetic.encode(str(paths[-1]), frames, codec, options=options)
+      if options.get('bf'):
+        paths.append(paths[-1].with_stem('mpeg4_packed'))
+        packed_avi.pack(paths[-2], paths[-1])
   if data:
     for path in sorted(pathlib.Path(data).rglob('*')):
       if path.is_file() and path.suffix not in ('.json', '.md', '.csv'):

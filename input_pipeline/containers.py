@@ -92,10 +92,12 @@ class Video:
     path: the file.
     container: PyAV's.
     stream: PyAV's.
+    size: bytes of the file.
   """
 
-  def __init__(self, path, container, stream, limits):
+  def __init__(self, path, container, stream, limits, size):
     self.path = path
+    self.size = size
     self.container = container
     self.stream = stream
     self._limits = limits
@@ -146,7 +148,7 @@ def open_video(path, limits=LIMITS, stream=None, medium=None, quick=False):
   path = os.fspath(path)
   with naming(path, limits, 'it cannot be read'):
     medium = storage.media(path) if medium is None else medium
-    medium = _check_medium(path, medium)
+    medium, size = _check_medium(path, medium)
   with naming(path, limits, 'not a video that FFmpeg can read, or cut off '
               'before its index'):
     # A playlist with the name of a video must fetch nothing from elsewhere.
@@ -170,7 +172,7 @@ def open_video(path, limits=LIMITS, stream=None, medium=None, quick=False):
       # frame threads delay errors and skipping.
       context.thread_type = 'NONE'
       context.thread_count = 1
-      yield Video(path, container, stream, limits)
+      yield Video(path, container, stream, limits, size)
   finally:
     container.close()
 
@@ -225,7 +227,7 @@ def _too_slow(path, limits):
 
 
 def _check_medium(path, medium):
-  """Returns what av.open takes."""
+  """Returns what av.open takes, and its size in bytes."""
   if isinstance(medium, io.BytesIO):
     size = medium.getbuffer().nbytes
     medium.seek(0)  # it may have been read before
@@ -241,7 +243,7 @@ def _check_medium(path, medium):
     medium = f'file:{medium}'
   if size == 0:
     raise VideoError(path, 'the file is empty (0 bytes)')
-  return medium
+  return medium, size
 
 
 def _choose(path, container, number):

@@ -8,6 +8,7 @@ Of several video streams FFmpeg's best is taken, as its own tools do.
 """
 
 import contextlib
+import dataclasses
 import io
 
 from av.video import reformatter as av_reformatter
@@ -23,7 +24,6 @@ from input_pipeline import zips
 IndexEntry = probing.IndexEntry
 Limits = containers.Limits
 VideoError = containers.VideoError
-probe = probing.probe
 probe_folder = probing.probe_folder
 
 # Decoders that leave out frames to which nothing refers, bit-exactly: B-frames
@@ -32,6 +32,27 @@ _SKIPPING = ('h264', 'mpeg4', 'mpeg1video', 'mpeg2video')
 # Containers with an index. In others a place is searched for, and often
 # missed: there, packets up to the next key frame are read and passed over.
 _INDEXED = ('mp4', 'matroska', 'avi')
+
+
+def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
+  """Finds the true length of a video; see `probing.probe`.
+
+  Where B-frames may be left out, it is tried whether the rest stays the same.
+  """
+  entry = probing.probe(path, mode, medium, limits)
+  if not entry.packets:
+    return entry
+  # Every other run of B-frames is left out then.
+  bframes = sorted(set(range(entry.num_frames)) - set(
+      probing.from_runs(entry.anchors)))
+  targets = bframes[::max(len(bframes) // 8, 1)] or [entry.num_frames - 1]
+  try:
+    one, other = (_decode(way, path, targets, entry, False, limits, medium)
+                  for way in (_decode_by_packet, _decode_through))
+    same = np.array_equal(one, other)
+  except (VideoError, _AstrayError):
+    same = False
+  return entry if same else dataclasses.replace(entry, packets=(), anchors=())
 
 
 def decode_frames(path, indices, index_entry=None, rotate=True,
@@ -71,13 +92,16 @@ class _AstrayError(Exception):
   """A file is not what its entry says."""
 
 
-def _decode(way, path, indices, entry, rotate, limits):
+def _decode(way, path, indices, entry, rotate, limits, medium=None):
   """Decodes in one of the ways below."""
   frames = _Frames(path, indices, rotate)
   try:
     stream, quick = (entry.stream, entry.quick) if entry else (None, False)
     with containers.open_video(
-        path, limits, stream, quick=quick and way is _decode_by_time) as video:
+        path, limits, stream, medium,
+        quick and way is _decode_by_time) as video:
+      if way is not _decode_through and entry.size not in (0, video.size):
+        raise _AstrayError  # another file has taken its place
       way(video, sorted(set(indices)), entry, frames)
   except VideoError as error:
     if way is _decode_through or error.passing:

@@ -119,7 +119,7 @@ def _probe(path, mode, frame_template, first_frame, limits, contents):
         files = [storage.join(path, frame_template.format(n)) for n in numbers]
       else:
         medium = storage.media(path)
-        entry = probing.probe(path, mode, medium, limits)
+        entry = decode.probe(path, mode, medium, limits)
         files = [path if isinstance(medium, str) else medium]
       if contents and entry.codec == 'folder' and not entry.error:
         decode.check_images(path, entry, frame_template, first_frame, limits)

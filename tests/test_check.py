@@ -11,7 +11,7 @@ import pytest
 
 from configs import common
 from input_pipeline import check
-from input_pipeline import probing
+from input_pipeline import decode
 from input_pipeline import sources
 from input_pipeline import synthetic
 from vidattn_jax import cli
@@ -134,8 +134,8 @@ def test_damage_and_wrong_headers(root):
 
 
 def test_repaired_frames_are_told(root, monkeypatch):
-  original = probing.probe
-  monkeypatch.setattr(probing, 'probe', lambda path, *args: dataclasses.replace(
+  original = decode.probe
+  monkeypatch.setattr(decode, 'probe', lambda path, *args: dataclasses.replace(
       original(path, *args), repaired=2 * path.endswith('run/1.mp4')))
   report = _check(root)
   assert report['ok']
@@ -161,7 +161,7 @@ def test_frame_folders_are_read_to_the_end(tmp_path):
 def test_training_takes_the_index(root, tmp_path, monkeypatch):
   file = tmp_path / 'index.json'
   _check(root, file)
-  monkeypatch.setattr(probing, 'probe', None)
+  monkeypatch.setattr(decode, 'probe', None)
   for split, count in (('train', 6), ('eval', 2)):
     assert len(sources.load(_data(root, index_file=str(file)),
                             split).records) == count
@@ -171,7 +171,7 @@ def test_training_takes_the_index(root, tmp_path, monkeypatch):
 
 def test_goes_on_where_it_was(root, tmp_path, monkeypatch):
   file = tmp_path / 'index.json'
-  seen, probed, original = [], [], probing.probe
+  seen, probed, original = [], [], decode.probe
 
   def stop(path, _):
     seen.append(path)
@@ -182,7 +182,7 @@ def test_goes_on_where_it_was(root, tmp_path, monkeypatch):
     probed.append(path)
     return original(path, *args)
 
-  monkeypatch.setattr(probing, 'probe', probe)
+  monkeypatch.setattr(decode, 'probe', probe)
   with pytest.raises(KeyboardInterrupt):
     _check(root, file, progress=stop)
   before = len(probed)

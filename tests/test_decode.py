@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import wave
 
 import av
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from benchmarks import packed_avi
 from input_pipeline import containers
 from input_pipeline import decode
 from input_pipeline import probing
@@ -33,6 +35,7 @@ CODECS = {
     'hevc.mp4': ('libx265', 'yuv420p', {
         'g': '12', 'x265-params': 'log-level=none:bframes=3'}),
     'bframes.avi': ('mpeg4', 'yuv420p', {'g': '12', 'bf': '2'}),
+    'packed.avi': ('mpeg4', 'yuv420p', {'g': '48', 'bf': '2', 'q': '3'}),
     'plain.avi': ('mpeg4', 'yuv420p', {'g': '12'}),
     'vp9.webm': ('libvpx-vp9', 'yuv420p', {
         'g': '12', 'deadline': 'realtime', 'cpu-used': '8'}),
@@ -86,6 +89,9 @@ def library(tmp_path_factory):
       continue
     synthetic.encode(str(folder / name), numbered_frames(), codec,
                      pix_fmt=pix_fmt, options=options)
+    if name == 'packed.avi':
+      os.rename(folder / name, folder / 'unpacked')
+      packed_avi.pack(folder / 'unpacked', folder / name)
   return folder
 
 
@@ -159,6 +165,36 @@ def test_seeks_only_forward_and_where_proven(library, monkeypatch):
   # What has no index is read and passed over.
   assert count('mpeg1.mpg', [0, 47]) == 0
   assert decode.probe(library / 'gop12.mp4', 'header').keyframes == ()
+
+
+def test_packed_frames_are_known_by_their_packets(library, monkeypatch):
+  path = library / 'packed.avi'
+  with av.open(str(path)) as container:
+    times = [f.pts for f in container.decode(video=0)]
+  assert times[:7] == [1, 2, 4, 3, 5, 7, 6]  # as XviD's come
+  entry = decode.probe(path)
+  assert (entry.keyframes, entry.seekability()) == ((), 'packets')
+  assert entry.anchors == ((0, 3, 16), (47, 0, 1))
+  for i in range(FRAMES):
+    assert numbers(decode.decode_frames(path, [i], entry)) == [i]
+  # Others of one name may not be so: it is tried.
+  monkeypatch.setattr(decode, '_decode_by_packet', lambda video, *args: (
+      decode._decode_through(video, [t + 1 for t in args[0]], *args[1:])))
+  assert decode.probe(path).seekability() == 'from start'
+  monkeypatch.undo()
+  # A file of another size is another file.
+  late = dataclasses.replace(entry, packets=((2, 1, 48),), size=1)
+  assert numbers(decode.decode_frames(path, [5], late)) == [5]
+
+
+def test_a_fast_way_that_fails_starts_over(library, monkeypatch):
+  def fail(video, *_):
+    raise decode.VideoError(video.path, 'damaged here')
+
+  path = library / 'gop12.mp4'
+  entry = decode.probe(path)
+  monkeypatch.setattr(decode, '_decode_by_time', fail)
+  assert numbers(decode.decode_frames(path, [40, 3], entry)).tolist() == [40, 3]
 
 
 @pytest.mark.parametrize('change', [

@@ -42,6 +42,13 @@ def test_the_same_damage_for_a_seed(tmp_path):
   made = [fuzzing.mutant(files, 3, number) for number in range(200)]
   assert made == [fuzzing.mutant(files, 3, number) for number in range(200)]
   assert made != [fuzzing.mutant(files, 4, number) for number in range(200)]
+  folders = [tmp_path / name for name in 'ab']
+  for folder in folders:
+    folder.mkdir()
+  first, again = map(fuzzing.corpus, folders)
+  assert len(first) >= 20
+  assert [suffix for (suffix, content), (_, other) in zip(
+      first, again, strict=True) if content != other] == []
   ways = {way for *_, done in made for way in done.split('+')}
   assert len(ways) == len(fuzzing._WAYS)
 

@@ -10,7 +10,6 @@ import pytest
 
 from input_pipeline import decode
 from input_pipeline import index
-from input_pipeline import probing
 from input_pipeline import synthetic
 
 
@@ -30,13 +29,13 @@ def videos(tmp_path):
 @pytest.fixture
 def probed(monkeypatch):
   """A list that grows by each file that is opened."""
-  opened, original = [], probing.probe
+  opened, original = [], decode.probe
 
   def probe(path, *args):
     opened.append(os.path.basename(path))
     return original(path, *args)
 
-  monkeypatch.setattr(probing, 'probe', probe)
+  monkeypatch.setattr(decode, 'probe', probe)
   return opened
 
 
