@@ -275,7 +275,11 @@ def _to_rgb(reformatter, frame, rotate):
   view = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[
       :rgb.height, :3 * rgb.width].reshape(rgb.height, rgb.width, 3)
   turns = round(frame.rotation / 90) % 4 if rotate else 0
-  return np.rot90(view, turns) if turns else view
+  if not turns:
+    return view
+  # As units of three bytes, pixels move three times as fast.
+  turned = np.rot90(view.view('V3')[..., 0], turns)
+  return np.ascontiguousarray(turned)[..., None].view(np.uint8)
 
 
 def _too_short(path, num_frames, index):
@@ -329,8 +333,11 @@ def _decode_by_packet(video, targets, entry, frames):
   for ordinal in targets:
     ordinals[int(released[ordinal])] = ordinal
   context = video.stream.codec_context
+  whole = True  # setting it anew for every packet would take its time
   for number, packet in enumerate(video.packets()):
-    context.skip_frame = 'DEFAULT' if number in decoded else 'NONREF'
+    if whole != (number in decoded):
+      whole = not whole
+      context.skip_frame = 'DEFAULT' if whole else 'NONREF'
     found = packet.decode()
     if number not in ordinals:
       continue
@@ -362,7 +369,7 @@ def _decode_by_time(video, targets, entry, frames):
   context = video.stream.codec_context
   skips = entry.codec in _SKIPPING or _has_one_layer(context)
   # Last key frame whose packet the decoder has had; the file starts with one.
-  reached = 0
+  reached, whole = 0, True
   packets = video.packets()
   for target in targets:
     key = int(keyframes[np.searchsorted(keyframes, target, 'right') - 1])
@@ -384,9 +391,9 @@ def _decode_by_time(video, targets, entry, frames):
       if packet is None:
         return
       reached = max(reached, key_of.get(packet.pts, 0))
-      if skips:
-        needed = packet.pts is None or packet.pts in wanted
-        context.skip_frame = 'DEFAULT' if needed else 'NONREF'
+      if skips and whole != (packet.pts is None or packet.pts in wanted):
+        whole = not whole
+        context.skip_frame = 'DEFAULT' if whole else 'NONREF'
       for frame in packet.decode():
         found = wanted.get(frame.pts)
         if found is not None and found not in frames:
