@@ -136,6 +136,26 @@ def test_resampling_equals_the_reference(data_dir, form):
       reference['full_grid_center'], 0, 1e-5)
 
 
+@pytest.mark.parametrize('size', [6, 7])
+def test_saliency_is_the_sum_over_its_peaks(size):
+  """One by one, at every cell; and as many as there can be at once."""
+  rng = np.random.default_rng(0)
+  response = rng.uniform(0.1, 1, (size * size + 1, size, size)).astype(
+      np.float32)
+  found = np.zeros_like(response, bool)
+  found[:-1].reshape(size * size, -1)[np.diag_indices(size * size)] = True
+  found[-1, ::2, ::2] = True
+  y, x = np.mgrid[:size, :size]
+  for inverse in (False, True):
+    ours = gaussian.saliency(response, found, jnp.float32(2.5), 0.1, inverse)
+    for n, (strong, cells) in enumerate(zip(response, found)):
+      expected = 0.1 + sum(
+          strong[p] ** (-1 if inverse else 1)
+          * np.exp(-((y - p[0]) ** 2 + (x - p[1]) ** 2) / (strong[p] * 6.25))
+          for p in map(tuple, np.argwhere(cells)))
+      np.testing.assert_allclose(ours[n], expected, 1e-5, err_msg=str(n))
+
+
 # --- Gradients ---------------------------------------------------------------
 
 
@@ -214,12 +234,14 @@ def test_gradients_agree_with_finite_differences(float64, form):
     np.testing.assert_allclose(jax.grad(function)(at), expected, 1e-5)
 
 
-def test_derivative_forward_is_the_one_backward(float64):
+def test_derivative_forward_is_the_one_backward(float64, form):
   rng = np.random.default_rng(1)
   images, q = _smooth((2, 12, 15, 3)), 0.2 + rng.random((2, 7, 7))
   tangent, g = rng.standard_normal(q.shape), rng.standard_normal(images.shape)
-  change = resample.derivative(images, jnp.asarray(q), jnp.asarray(tangent))
-  _, back = jax.vjp(lambda q: resample.resample(images, q), jnp.asarray(q))
+  values, change = resample.resample_along(images, jnp.asarray(q),
+                                           jnp.asarray(tangent))
+  plain, back = jax.vjp(lambda q: resample.resample(images, q), jnp.asarray(q))
+  np.testing.assert_allclose(values, plain, 1e-12)
   np.testing.assert_allclose(np.vdot(g, change), np.vdot(back(g)[0], tangent),
                              1e-9)
 

@@ -95,7 +95,7 @@ def test_counts():
   enlarged = 2 * 31 * 31 * 224
   assert parts['sparse'].macs == 16 * (
       512 * 101 + 49 * 512 + 7 * 7 * 31 + 7 * 31 * 31
-      + 2 * (31 * 31 * 961 + grids + enlarged))
+      + 2 * (31 * 31 * 256 + grids + enlarged))
   assert total.macs == 3 * once.macs + parts['sparse'].macs + 3 * 512 * 101
   alone = complexity.complexity(models.get_model(
       'three_branch', num_classes=101, branches='O'))

@@ -47,18 +47,16 @@ def zoom(images: jax.Array, response: jax.Array, peaks: jax.Array,
 
 
 def _zoom_fwd(images, response, peaks, beta, base, inverse):
-  return (zoom(images, response, peaks, beta, base, inverse),
-          (images, response, peaks, beta))
-
-
-def _zoom_bwd(base, inverse, residuals, g):
-  # One number moves all pixels: derived forward, it is one more resampling;
-  # backward, every neighbour of every pixel would have its own sum.
-  images, response, peaks, beta = residuals
+  # One number moves all pixels: what it does to each is found together with
+  # the pixel, where backward every pixel's neighbours would be read again.
   q, tangent = jax.jvp(
       lambda beta: gaussian.saliency(response, peaks, beta, base, inverse),
       (beta,), (jnp.ones_like(beta),))
-  change = resample.derivative(images, q, tangent)
+  return resample.resample_along(images, q, tangent)
+
+
+def _zoom_bwd(base, inverse, change, g):
+  del base, inverse
   return None, None, None, jnp.vdot(change, g.astype(change.dtype),
                                     precision='highest')
 

@@ -16,7 +16,8 @@ def saliency(response: jax.Array, peaks: jax.Array, beta: jax.Array,
 
   Args:
     response: [N, G, G] in [0, 1]; no gradient goes there.
-    peaks: bool [N, G, G].
+    peaks: bool [N, G, G], of which no two touch, as `peaks.find_peaks` has
+      them.
     beta: width in cells, a scalar.
     base: what every cell has; without peaks, all that it has.
     inverse: the height of a Gaussian is 1 / R, not R (complementary peaks).
@@ -25,17 +26,31 @@ def saliency(response: jax.Array, peaks: jax.Array, beta: jax.Array,
     [N, G, G], of the response's type, at least `base`.
   """
   response = jax.lax.stop_gradient(response)
-  peaks &= response > 0
-  # Every cell is a candidate, so that shapes are fixed; 1 keeps the gradient
-  # of those that do not count a number.
-  strength = jnp.where(peaks, response, 1)
-  height = jnp.where(peaks, 1 / strength if inverse else strength, 0)
-  cells = jnp.arange(response.shape[-1], dtype=response.dtype)
-  squares = (cells[:, None] - cells) ** 2
-  spread = (strength * beta.astype(response.dtype) ** 2)[:, None]
+  size, dtype = response.shape[-1], response.dtype
+  side = -(-size // 2)
+  # Every square of two by two cells has one peak at most: so many candidates
+  # are enough, and their number is fixed.
+  squares = jnp.pad(jnp.where(peaks & (response > 0), response, 0),
+                    ((0, 0), *((0, 2 * side - size),) * 2))
+  squares = squares.reshape(-1, side, 2, side, 2)
+  cells = jnp.arange(2 * side, dtype=dtype).reshape(side, 2)
+
+  def of_peak(x):
+    return jnp.where(squares > 0, x, 0).sum((2, 4)).reshape(-1, side * side)
+
+  row, column = of_peak(cells[:, :, None, None]), of_peak(cells)
+  strength = of_peak(squares)
+  found = strength > 0
+  # 1 keeps the gradient of those that do not count a number.
+  strength = jnp.where(found, strength, 1)
+  height = jnp.where(found, 1 / strength if inverse else strength, 0)
+  spread = strength * beta.astype(dtype) ** 2
+
   # A Gaussian is a product of one of the rows and one of the columns: the sum
-  # over peaks (r, c) is a matrix product.
-  rows = jnp.exp(-squares[:, :, None] / spread)
-  columns = jnp.exp(-squares[:, None, :] / spread)
-  return base + jnp.einsum('nyrc,nxrc->nyx', rows * height[:, None], columns,
-                           precision='highest')
+  # over peaks is a matrix product.
+  def along(place):
+    away = jnp.arange(size, dtype=dtype)[:, None] - place[:, None]
+    return jnp.exp(-away**2 / spread[:, None])
+
+  return base + jnp.einsum('nyp,nxp->nyx', along(row) * height[:, None],
+                           along(column), precision='highest')

@@ -117,9 +117,9 @@ def sample(images: jax.Array, grid: jax.Array) -> jax.Array:
   return _of_type(values, images.dtype)
 
 
-def derivative(images: jax.Array, saliency: jax.Array,
-               tangent: jax.Array) -> jax.Array:
-  """Derives what `resample` returns along one direction.
+def resample_along(images: jax.Array, saliency: jax.Array,
+                   tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Resamples, and derives the result along one direction, in one pass.
 
   Args:
     images: see `resample`.
@@ -127,11 +127,15 @@ def derivative(images: jax.Array, saliency: jax.Array,
     tangent: change of the saliency, of its shape.
 
   Returns:
-    [N, H, W, C], float32 or wider.
+    (what `resample` returns, its derivative [N, H, W, C], float32 or wider).
   """
   grid, moved = jax.jvp(sampling_grid, (saliency,), (tangent,))
-  images = images.astype(grid.dtype)
-  return _in_parts(_read_change, images, *_along_rows(images, grid, moved))
+  wide = lax.stop_gradient(images).astype(grid.dtype)
+  points = _along_rows(wide, grid, moved)
+  values, change = platform.by_platform(
+      _both_on_cpu, lambda *args: _read_both(*args, _row_places(
+          grid.shape[1], wide.shape[1], wide.dtype)), wide, *points)
+  return _of_type(values, images.dtype), change
 
 
 def _of_type(values, dtype):
@@ -216,7 +220,7 @@ def _in_parts(read, images, *points):
 
     step = _step(images.shape[1])
     return lax.fori_loop(0, images.shape[1] // step, add,
-                         jnp.zeros_like(images))
+                         _room(images, points[0][0]))
 
   return platform.by_platform(
       on_cpu, lambda *args: read(*args, rows), images, *points)
@@ -289,13 +293,49 @@ def _read(images, points, rows):
   return above + y * (below - above)
 
 
-def _read_change(images, points, moved, rows):
-  """Returns the derivative when the points move."""
+def _read_both(images, points, moved, rows):
+  """Returns what `_read` does, and its derivative when the points move."""
   place, *beyond = _places(images, points, rows)
   to_right, down = (m[..., None] for m in _between(moved, rows, images))
   x, y = (b[..., None] for b in beyond)
   here, right, below, across = (
       _pixels(images, place + offset) for offset in _neighbours(images))
-  cross = across - below - right + here
-  return (to_right * (right - here + y * cross)
-          + down * (below - here + x * cross))
+  first, second = right - here, across - below
+  above = here + x * first
+  step = below + x * second - above
+  return (above + y * step,
+          to_right * (first + y * (second - first)) + down * step)
+
+
+def _both_on_cpu(images, points, moved):
+  """Computes `_read_both` row by row, some rows after the others.
+
+  XLA would read the pixels for each of the two results: as one complex number,
+  they are computed together, and the inner loop keeps them so.
+  """
+  rows = _row_places(points[0].shape[1], images.shape[1], images.dtype)
+  step = _step(images.shape[1])
+
+  def add(i, results):
+    def add_row(j, pairs):
+      part = [lax.dynamic_slice_in_dim(a, i * step + j, 1) for a in rows]
+      pair = lax.complex(*_read_both(images, points, moved, part))
+      return lax.dynamic_update_slice_in_dim(pairs, pair, j, 1)
+
+    n, _, width, channels = images.shape
+    pairs = jnp.zeros((n, step, width, channels), images.dtype)
+    pairs = lax.fori_loop(0, step, add_row, lax.complex(pairs, pairs))
+    return [lax.dynamic_update_slice_in_dim(x, part, i * step, 1)
+            for x, part in zip(results, (pairs.real, pairs.imag))]
+
+  return tuple(lax.fori_loop(
+      0, images.shape[1] // step, add,
+      [_room(images, along) for along in (points[0], moved[0])]))
+
+
+def _room(images, points):
+  """Returns an array like `images`, whose values do not matter.
+
+  Of zeros, XLA makes one array for all and copies it for each.
+  """
+  return jnp.broadcast_to(points[:1, :1, :1, None], images.shape)
