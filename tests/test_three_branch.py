@@ -200,6 +200,24 @@ def test_every_pass_has_its_own_statistics(trained):
 
 
 @pytest.mark.slow
+def test_one_pass_of_both_clips_is_a_pass_of_each():
+  model, variables, video = _built()
+  outputs = jax.jit(functools.partial(model.apply, capture=True))(
+      variables, video)
+  alone, *_ = _built('O')
+  params = {k: variables['params'][k] for k in ('backbone', 'head')}
+  run = jax.jit(lambda video: alone.apply(
+      {**variables, 'params': params}, video)['logits'])
+  branches = outputs['branch_logits']
+  for kind in sparse.KINDS:
+    np.testing.assert_allclose(branches[kind], run(outputs[f'{kind}_video']),
+                               1e-4, 1e-4)
+  np.testing.assert_allclose(branches['original'], run(video), 1e-4, 1e-4)
+  assert np.abs(branches['discriminative']
+                - branches['complementary']).max() > 0.01
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('branches', ['O', 'O+D', 'O+C', 'C+D'])
 def test_ablations(branches):
   grads, outputs, *_ = _step(branches)

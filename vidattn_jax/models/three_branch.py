@@ -26,7 +26,8 @@ class ThreeBranch(recognizer.Recognizer):
 
   Zhou et al., "Integrating Temporal and Spatial Attention for Video Action
   Recognition", 2022, section 2.3. All passes share the backbone and its
-  classifier; every pass has its own statistics of the batch in training.
+  classifier; every pass has its own statistics of the batch in training. In
+  evaluation, one pass takes both resampled clips.
 
   Attributes:
     num_classes: number of classes; one number, not several heads.
@@ -103,14 +104,23 @@ class ThreeBranch(recognizer.Recognizer):
       with frozen.frozen_statistics(self.freeze, self.partial_bn):
         return backbone(clip, train)
 
-    def pooled(stages):
-      return nn.Dropout(self.dropout, deterministic=not train)(
-          pool(stages[-1]))
+    def last_of(clips):
+      if train:
+        return [run(clip)[-1] for clip in clips]
+      # One pass: a smaller program. Each clip's are neighbours, so that a
+      # batch over several devices stays where it is.
+      last = run(jnp.stack(clips, 1).reshape(-1, *video.shape[1:]))[-1]
+      last = last.reshape(len(video), len(clips), *last.shape[1:])
+      return [last[:, i] for i in range(len(clips))]
+
+    def pooled(last):
+      return nn.Dropout(self.dropout, deterministic=not train)(pool(last))
 
     stages = run(video)
-    features = {'original': pooled(stages)} if 'original' in wanted else {}
+    features = ({'original': pooled(stages[-1])} if 'original' in wanted
+                else {})
     if self.is_initializing() and not features:
-      head(pooled(stages))  # The maps take its weights.
+      head(pooled(stages[-1]))  # The maps take its weights.
     outputs = {}
     kinds = tuple(b for b in wanted if b != 'original')
     if kinds:
@@ -124,8 +134,9 @@ class ThreeBranch(recognizer.Recognizer):
               head.variables['params']['bias'], video, train, phi, capture)
       outputs = {'frame_logits': seen['frame_logits'],
                  'response_attention': seen['response']}
-      for kind in kinds:
-        features[kind] = pooled(run(seen[kind]['video']))
+      for kind, last in zip(kinds, last_of(
+          [seen[kind]['video'] for kind in kinds])):
+        features[kind] = pooled(last)
         logits[kind] = head(features[kind])
         if capture:
           outputs |= {f'{kind}_attention': seen[kind]['saliency'],
