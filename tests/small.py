@@ -96,6 +96,7 @@ def shrink(c):
         c.model.name = c.model.name.replace(name, 'r18')
       for name in ('resnext3d_101', 'r3d_152'):
         c.model.name = c.model.name.replace(name, 'r3d_18')
+    del c.model.num_classes  # of several heads, it is no number
     c.model.update(width=1 / 16, crop_size=(36, 36), num_classes=0,
                    stages=(4,), num_frames=2)
     c.update(batch_size=2, num_epochs=1.0, log_every_steps=1, compile_cache='')

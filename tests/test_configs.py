@@ -20,7 +20,7 @@ _CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 # Arguments of the configurations that take one.
 _ARGUMENTS = {
     'aia_diving48': ('tsn,12x3x2',),
-    'aia_egocentric': ('tsm,egtea3,8',),
+    'aia_egocentric': ('tsm,egtea3,8', 'tsn,epic55,8x1x2'),
     'aia_something': ('tsn,v1,8', 'tsm,v2,12x3x2', 'tsm,v1,16x1x2'),
     'demo': ('plain', 'attention'),
     'sta': ('resnet18,ucf101,2', 'resnet18,hmdb51,1,none', 'c3d,hmdb51,3,SA',
@@ -78,7 +78,11 @@ def test_whole_network_can_be_built(name, argument):
   shapes = jax.eval_shape(
       lambda: state_lib.init_variables(model, jax.random.key(0)))
   classes = c.model.num_classes or 10
-  assert shapes['params']['head']['kernel'].shape[-1] == classes
+  heads = {'head': classes} if isinstance(classes, int) else {
+      f'head_{head}': number for head, number in classes.items()}
+  assert {name: value['kernel'].shape[-1]
+          for name, value in shapes['params'].items()
+          if name.startswith('head')} == heads
   has_unit = any("'attention'" in jax.tree_util.keystr(path) for path, _ in
                  jax.tree_util.tree_leaves_with_path(shapes['params']))
   assert has_unit == bool(c.model.attention)

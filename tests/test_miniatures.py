@@ -21,6 +21,7 @@ _CASES = {
     'diving48': ({'packed': True}, '-test0Q_00000.mp4'),
     'egtea': ({}, 'OP01-R01-PastaSalad/OP01-R01-PastaSalad-1000-1900-F001-F01'
               '.mp4'),
+    'epic55': ({'packed': True}, 'P26/P26_03@0-10'),
     'hmdb51': ({}, 'brush_hair/brush_hair_a_b_goo_0.avi'),
     'kinetics400': ({}, 'val/zumba/-vzu_defghi_000012_000022.mp4'),
     'something_v1': ({}, '7'),
@@ -36,7 +37,7 @@ def _config(keys):
   with config.unlocked():
     config.update_from_flattened_dict({
         'data.flip_pairs': (), 'data.workers': 0, 'data.resize': (40, 40),
-        'num_epochs': 0.3, **keys})
+        'data.classes': '', 'num_epochs': 0.3, **keys})
   return config
 
 
