@@ -199,6 +199,15 @@ def test_something_v1_is_sorted_by_name_and_v2_by_number(tmp_path):
                                         ('108.webm', 1)]
 
 
+def test_something_v2_has_later_names(tmp_path):
+  root = tmp_path / 'data'
+  here = make('something_v2', root)
+  (root / 'labels').mkdir()
+  for path in list(root.glob('*.json')):
+    path.rename(root / 'labels' / path.name.rpartition('-')[2])
+  assert datasets.read('something_v2', str(root)).splits == here.splits
+
+
 def test_something_v2_may_lie_in_frames(tmp_path):
   root = tmp_path / 'data'
   make('something_v2', root)

@@ -49,7 +49,7 @@ def read_v1(folder):
 def read_v2(folder):
   """Reads `something-something-v2-{labels,train,validation,test}.json`.
 
-  The later names `labels/train.json` and so on are read, too. A video's class
+  The later names, `train.json` and so on, are read, too. A video's class
   is its template without the brackets.
 
   Args:
@@ -64,7 +64,8 @@ def read_v2(folder):
   """
   def file(kind, optional=False):
     return listing.find(folder, f'something-something-v2-{kind}.json',
-                        f'labels/{kind}.json', optional=optional)
+                        f'labels/{kind}.json', f'{kind}.json',
+                        optional=optional)
 
   path = file('labels')
   ids = {}
