@@ -551,3 +551,28 @@ def test_a_missing_shard_is_named(copied, tmp_path):
   record = sources.load(data(root), 'train').records[0]
   with pytest.raises(decode.VideoError, match='array_record-.*no such file'):
     read(record, data(root))
+
+
+_ENCODE = '''
+import fractions, hashlib, sys
+import numpy as np
+from input_pipeline import reencode
+rng = np.random.default_rng(0)
+frames = rng.integers(0, 255, (30, 20, 30, 3), np.uint8)
+frames = (frames // 4 + frames[:1] // 2).repeat(12, 1).repeat(12, 2)
+encoder = reencode.H264(
+    {'short_side': 0, 'gop': 12, 'crf': 20, 'preset': 'veryfast'},
+    (list(range(30)), fractions.Fraction(1, 25)))
+for frame in frames:
+  encoder.add(frame)
+print(hashlib.sha256(encoder.finish()).hexdigest())
+'''
+
+
+@pytest.mark.slow
+def test_bytes_do_not_depend_on_memory_that_nobody_wrote():
+  digests = {subprocess.run(
+      [sys.executable, '-c', _ENCODE], capture_output=True, text=True,
+      check=True, env={**os.environ, 'MALLOC_PERTURB_': filler}).stdout
+             for filler in ('0', '1', '85', '255')}
+  assert len(digests) == 1
