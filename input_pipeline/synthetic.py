@@ -6,6 +6,8 @@ clip of its partner, so no single frame, nor any average over frames, can tell
 the two apart.
 
 Usage: python -m input_pipeline.synthetic DIR --train 640 --eval 160 --seed 0
+
+With decoys, two classes are learned for a wrong reason: see `generate`.
 """
 
 import argparse
@@ -36,6 +38,8 @@ PAIRS = (
 CLASSES = tuple(sorted(name for pair in PAIRS for name in pair))
 # Classes that a horizontal flip turns into each other.
 FLIP_PAIRS = (PAIRS[0], PAIRS[3])
+# Classes whose clips hold a decoy, if there are any.
+DECOYED = PAIRS[0]
 
 # Frames of a clip. Multiples of 8: segment sampling in training never sees the
 # remainder at the end of a clip, which would tell the direction of 'appear'.
@@ -45,13 +49,23 @@ _CENTRE = (WIDTH / 2, HEIGHT / 2)
 # Largest deviation of a pixel's grey level.
 _NOISE = 4
 _MANIFEST = 'ordered_motions.json'
+_PARTS_FILE = 'parts.json'
+# Shares of a clip: where its motion is, if it does not fill it, and a decoy.
+_PARTS = ((0.0, 0.45), (0.55, 1.0))
 
 
-def generate(directory, num_train=640, num_eval=160, seed=0, processes=None):
+def generate(directory, num_train=640, num_eval=160, seed=0, processes=None,
+             decoys=None):
   """Writes the data set as H.264 files, or leaves it if it is there already.
 
   Files are `train/<class>/NNNN.mp4` and `val/<class>/NNNN.mp4`, 320x240 pixels,
   25 frames/s, 24 to 48 frames; the same bytes for any number of processes.
+
+  With `decoys`, each clip's motion is in the first or the second part of it
+  alone, and clips of `DECOYED` hold a decoy in the other part: a large disc
+  that slides, faster than the ring does, to the side that the class names or
+  to the other. Which of the two is a bias of the training clips, on which a
+  network may rely. `parts.json` tells where each clip's motion is.
 
   Args:
     directory: where to; must not exist, or hold the same set.
@@ -59,6 +73,8 @@ def generate(directory, num_train=640, num_eval=160, seed=0, processes=None):
     num_eval: evaluation clips over all classes; a multiple of 8.
     seed: of everything random; 0 or more.
     processes: number of processes; None takes one a core.
+    decoys: None; or (share in training, share in evaluation) of the decoys
+      that slide to the side that their class names, 0 to 1.
 
   Returns:
     `directory`.
@@ -73,6 +89,10 @@ def generate(directory, num_train=640, num_eval=160, seed=0, processes=None):
                        f'{len(CLASSES)} classes')
   directory = os.path.abspath(directory)
   content = {'num_train': num_train, 'num_eval': num_eval, 'seed': seed}
+  if decoys is not None:
+    if len(decoys) != 2 or not all(0 <= share <= 1 for share in decoys):
+      raise ValueError(f'decoys={decoys} must be two shares, 0 to 1')
+    content['decoys'] = list(decoys)
   if os.path.isdir(directory) and os.listdir(directory):
     if _read_manifest(directory) == content:
       return directory
@@ -82,7 +102,8 @@ def generate(directory, num_train=640, num_eval=160, seed=0, processes=None):
   partial = directory + '.partial'
   shutil.rmtree(partial, ignore_errors=True)
   jobs = [
-      _Job(partial, split, label, number, seed)
+      _Job(partial, split, label, number, seed,
+           decoys and decoys[split != 'train'])
       for split, total in (('train', num_train), ('val', num_eval))
       for label in range(len(CLASSES))
       for number in range(total // len(CLASSES))
@@ -91,13 +112,17 @@ def generate(directory, num_train=640, num_eval=160, seed=0, processes=None):
     os.makedirs(folder)
   processes = processes or os.cpu_count()
   if processes == 1:
-    for job in jobs:
-      _write(job)
+    parts = [_write(job) for job in jobs]
   else:
     with concurrent.futures.ProcessPoolExecutor(
         processes, multiprocessing.get_context('spawn')) as pool:
-      list(pool.map(_write, jobs, chunksize=8))
+      parts = list(pool.map(_write, jobs, chunksize=8))
   os.makedirs(partial, exist_ok=True)
+  if decoys is not None:
+    with open(os.path.join(partial, _PARTS_FILE), 'w',
+              encoding='utf-8') as file:
+      json.dump({os.path.relpath(job.path(), partial): found
+                 for job, found in zip(jobs, parts)}, file, indent=1)
   with open(os.path.join(partial, _MANIFEST), 'w', encoding='utf-8') as file:
     json.dump(content, file)
   if os.path.isdir(directory):
@@ -106,12 +131,42 @@ def generate(directory, num_train=640, num_eval=160, seed=0, processes=None):
   return directory
 
 
-def render(class_name, rng):
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """Where in a clip what moves, as shares of its length.
+
+  Attributes:
+    motion: (start, stop) of the motion that its class names.
+    decoy: the same of the decoy, or None.
+    agrees: whether the decoy slides to the side that the class names.
+  """
+  motion: tuple[float, float] = (0.0, 1.0)
+  decoy: tuple[float, float] | None = None
+  agrees: bool = False
+
+  @classmethod
+  def draw(cls, class_name, rng, share):
+    """Draws the parts; `share` of the decoys agree."""
+    motion, other = rng.permutation(2)
+    agrees = bool(rng.random() < share)
+    if class_name not in DECOYED:
+      return cls(_PARTS[motion])
+    return cls(_PARTS[motion], _PARTS[other], agrees)
+
+  def frames(self, num_frames):
+    """Returns {'motion' or 'decoy': [first frame, the one after the last]}."""
+    return {key: [round(share * num_frames) for share in shares]
+            for key, shares in (('motion', self.motion), ('decoy', self.decoy))
+            if shares}
+
+
+def render(class_name, rng, parts=Parts()):
   """Draws one clip.
 
   Args:
     class_name: one of `CLASSES`.
     rng: `np.random.Generator`.
+    parts: where in it what moves.
 
   Returns:
     uint8 [n, 240, 320, 3], n from 24 to 48.
@@ -123,13 +178,22 @@ def render(class_name, rng):
     _Distractor.draw(rng, moves=False).paint(background, 0)
   movers = [_Distractor.draw(rng, moves=True) for _ in range(2)]
   noise = _noise(rng)
-  draw = _motion(pair, rng)
+  drawn = {'motion': _motion(pair, rng)}
+  if parts.decoy:
+    drawn['decoy'] = _decoy(parts.agrees, rng)
+  progresses = {key: np.full(num_frames, np.nan) for key in drawn}
+  for key, (first, stop) in parts.frames(num_frames).items():
+    if class_name == pair[1]:  # Played backwards in the end.
+      first, stop = num_frames - stop, num_frames - first
+    progresses[key][first:stop] = np.linspace(0, 1, stop - first)
   frames = []
-  for progress in np.linspace(0, 1, num_frames):
+  for i, progress in enumerate(np.linspace(0, 1, num_frames)):
     image = background.copy()
     for distractor in movers:
       distractor.paint(image, progress)
-    draw(image, progress)
+    for key, draw in drawn.items():
+      if not np.isnan(progresses[key][i]):
+        draw(image, progresses[key][i])
     x, y = rng.integers((WIDTH, HEIGHT))
     grain = noise.crop((x, y, x + WIDTH, y + HEIGHT))
     image = ImageChops.add(image, grain, offset=-_NOISE)
@@ -172,6 +236,19 @@ def _motion(pair, rng):
       # y points down, so a growing angle is clockwise.
       now = middle + turn * (p - 0.5)
       _paint(image, [_arrow(x, y, 1.4 * size, now)], colour)
+  return draw
+
+
+def _decoy(agrees, rng):
+  """Returns a function that paints the decoy at a progress of 0..1."""
+  colour = _colour(rng, value=1.0)
+  y = _CENTRE[1] + rng.uniform(-30, 30)
+  travel = rng.uniform(150, 190) * (1 if agrees else -1)
+  size = rng.uniform(46, 56)
+
+  def draw(image, p):
+    x = _CENTRE[0] + travel * (p - 0.5)
+    _paint(image, [_regular(x, y, size, 24, 0)], colour)
   return draw
 
 
@@ -282,6 +359,7 @@ class _Job:
   label: int
   number: int
   seed: int
+  share: float | None = None
 
   def path(self):
     return os.path.join(self.directory, self.split, CLASSES[self.label],
@@ -289,10 +367,20 @@ class _Job:
 
 
 def _write(job):
-  """Renders and encodes a clip; its numbers alone determine every byte."""
+  """Renders and encodes a clip; its numbers alone determine every byte.
+
+  Returns:
+    What `parts.json` says of it.
+  """
   rng = np.random.default_rng(
       (job.seed, ('train', 'val').index(job.split), job.label, job.number))
-  encode(job.path(), render(CLASSES[job.label], rng))
+  name = CLASSES[job.label]
+  parts = (Parts() if job.share is None
+           else Parts.draw(name, rng, job.share))
+  frames = render(name, rng, parts)
+  encode(job.path(), frames)
+  found = {'num_frames': len(frames), **parts.frames(len(frames))}
+  return {**found, 'agrees': parts.agrees} if parts.decoy else found
 
 
 def encode(path, frames, codec='libx264', fps=FPS, pix_fmt='yuv420p',
@@ -329,6 +417,20 @@ def _read_manifest(directory):
     return None
 
 
+def read_parts(directory) -> dict:
+  """Returns what `parts.json` of a data set with decoys says.
+
+  Args:
+    directory: the data set's.
+
+  Returns:
+    {video: {'num_frames': n, 'motion': [first, stop]}}, from 0, `stop` being
+    the frame after the last; where there is a decoy also 'decoy' and 'agrees'.
+  """
+  with open(os.path.join(directory, _PARTS_FILE), encoding='utf-8') as file:
+    return json.load(file)
+
+
 def main():
   """Writes the data set from the command line."""
   parser = argparse.ArgumentParser(description='Writes "ordered motions".')
@@ -336,8 +438,12 @@ def main():
   parser.add_argument('--train', type=int, default=640, help='training clips')
   parser.add_argument('--eval', type=int, default=160, help='evaluation clips')
   parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--decoys', type=float, nargs=2, metavar='SHARE',
+                      help='clips of two classes hold a decoy; shares, in '
+                      'training and in evaluation, of those that agree')
   args = parser.parse_args()
-  print(generate(args.directory, args.train, args.eval, args.seed))
+  print(generate(args.directory, args.train, args.eval, args.seed,
+                 decoys=args.decoys))
 
 
 if __name__ == '__main__':

@@ -25,6 +25,7 @@ _ARGUMENTS = {
     'demo': ('plain', 'attention'),
     'sta': ('resnet18,ucf101,2', 'resnet18,hmdb51,1,none', 'c3d,hmdb51,3,SA',
             'resnext101_64f,hmdb51,1', 'p3d199,ucf101,1'),
+    'st_abn_demo': ('', 'edited'),
     'st_abn_ssv2': ('slow_r50,32', 'st_abn_r50,32x2', 'st_abn_r101,32,edited'),
     'three_branch_small': ('demo,O+C+D', 'ut,O'),
     'three_branch_ucf_hmdb': ('ucf101,1', 'hmdb51,3'),
@@ -39,7 +40,8 @@ _NAMES = sorted(p.stem for p in _CONFIGS.glob('*.py')
 _CASES = [(name, argument) for name in _NAMES
           for argument in _ARGUMENTS.get(name, (None,))]
 # Those that take long to compile.
-_LONG = ('sta', 'st_abn_ssv2', 'tcnn_kinetics', 'three_branch_small',
+_LONG = ('sta', 'st_abn_demo', 'st_abn_ssv2', 'tcnn_kinetics',
+         'three_branch_small',
          'three_branch_ucf_hmdb', 'two_stream', 'two_stream_demo',
          'two_stream_weizmann')
 _STEPS = [pytest.param(*case, marks=pytest.mark.slow) if case[0] in _LONG

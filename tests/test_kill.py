@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import synthetic
+from vidattn_jax.editor import collected
 from vidattn_jax.training import checkpoint
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -35,11 +36,11 @@ def clips(tmp_path_factory):
   return directory
 
 
-def _start(clips, workdir, *more, devices=1, log=None):
+def _start(clips, workdir, *more, devices=1, log=None, common=_COMMON):
   flags = (os.environ.get('XLA_FLAGS', '')
            + f' --xla_force_host_platform_device_count={devices}')
   return subprocess.Popen(
-      [sys.executable, 'main.py', *_COMMON, f'--config.data.root={clips}',
+      [sys.executable, 'main.py', *common, f'--config.data.root={clips}',
        f'--workdir={workdir}', *more], cwd=_ROOT, stderr=log, stdout=log,
       start_new_session=True,
       env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags})
@@ -208,3 +209,54 @@ def test_two_processes_agree_with_one(clips, tmp_path):
   with open(tmp_path / 'log', 'w') as log:
     _finish(_start(clips, tmp_path / 'two', *short, log=log), log)
   assert 'is finished: step 2' in (tmp_path / 'log').read_text()
+
+
+# A network with an attention branch that compiles quickly.
+_BRANCH = """from configs import demo
+
+def get_config():
+  config = demo.get_config('plain')
+  config.model.name = 'st_abn'
+  config.model.num_frames = 16
+  with config.unlocked():
+    config.model.options.backbone = 'c3d'
+  config.eval.clips = 2
+  return config
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_collect_the_attention_that_one_does(clips, tmp_path):
+  (tmp_path / 'branch.py').write_text(_BRANCH)
+  common = [f'--config={tmp_path / "branch.py"}', '--config.num_epochs=0.125',
+            *(flag for flag in _COMMON if any(key in flag for key in (
+                'width', 'crop', 'resize', 'batch_size')))]
+  workdir = tmp_path / 'run'
+  with open(tmp_path / 'log', 'w') as log:
+    _finish(_start(clips, workdir, log=log, common=common), log)
+    common += ['--mode=evaluate', '--config.eval.collect_attention=True']
+    found = []
+    coordinator = f'localhost:{_free_port()}'
+    for processes in (1, 2):
+      more = [()] if processes == 1 else [
+          (f'--coordinator={coordinator}', '--num_processes=2',
+           f'--process_id={i}') for i in range(2)]
+      running = [_start(clips, workdir, *flags, devices=processes, log=log,
+                        common=common) for flags in more]
+      for process in running:
+        _finish(process, log)
+      found.append({split: collected.read(workdir, split)
+                    for split in ('train', 'eval')})
+  for split, count in (('train', 64), ('eval', 8)):
+    one, two = (each[split] for each in found)
+    assert one.names == two.names and len(one.names) == count
+    for name in ('labels', 'num_frames', 'frame_indices'):
+      np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    for name, far in (('temporal_attention', 1e-5), ('scores', 1e-4)):
+      np.testing.assert_allclose(getattr(one, name), getattr(two, name),
+                                 atol=far, err_msg=name)
+    maps = [np.asarray(each.spatial_attention, int) for each in (one, two)]
+    assert maps[0].shape == (count, 2, 16, 4, 4)
+    assert np.abs(maps[0] - maps[1]).max() <= 1
+    # Videos differ, so that a wrong order would show.
+    assert np.ptp(one.scores, axis=0).max() > 1e-3

@@ -1,5 +1,7 @@
 """ST-ABN's branch, mechanism and network against reference outputs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import seeded
 from vidattn_jax import convert
 from vidattn_jax import models
 from vidattn_jax.attention import abn
+from vidattn_jax.backbones import resnet
 
 MODULE = 2e-5
 
@@ -32,7 +35,8 @@ def branch(golden):
   state = _published('stabn_branch_c24_t8_p8_k7', golden['norm_gain'])
   x = np.maximum(seeded.clip(tuple(map(int, golden['input_shape']))), 0)
   x = jnp.asarray(x.transpose(0, 2, 3, 4, 1))
-  module = abn.AttentionBranch(7, width=8, num_blocks=2)
+  block = functools.partial(resnet.Block, 8, temporal=(3, 1, 1))
+  module = abn.AttentionBranch(7, functools.partial(resnet.Stage, (block,) * 2))
   variables = seeded.from_published(module, x.shape, state, 'branch', 'st_abn')
   mechanism = _Mechanism()
   mixing = seeded.from_published(mechanism, x.shape, state, '', 'st_abn')
@@ -173,7 +177,118 @@ def test_slim_network_answers_what_does_not_fit():
   assert seeded.difference(inverted['logits'], plain['logits']) > 1e-3
   np.testing.assert_array_equal(inverted['spatial_attention'],
                                 plain['spatial_attention'])
-  with pytest.raises(ValueError, match='built for clips of 4 frames and meets'):
+  with pytest.raises(ValueError, match='for features of 4 frames and meets'):
     model.apply(variables, x[:, :3])
   with pytest.raises(ValueError, match='2 clips of 4 frames'):
     model.apply(variables, x, temporal_attention=jnp.ones((2, 3)))
+
+
+# --- On other backbones ------------------------------------------------------
+
+# Frames that share a weight; features between the branches at a clip of 32x64,
+# and at the end, of a whole network.
+HOSTS = {
+    'r3d_18': (8, (4, 7, 7, 256), (2, 4, 4, 512)),
+    'resnext3d_101': (8, (4, 7, 7, 1024), (2, 4, 4, 2048)),
+    'c3d': (4, (8, 14, 14, 512), (4, 7, 7, 512)),
+    'slow_r101': (1, (32, 7, 7, 1024), (32, 4, 4, 2048))}
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_other_backbones_are_split_before_their_last_stage(host):
+  _, middle, last = HOSTS[host]
+  model = models.get_model('st_abn', backbone=host, num_classes=5,
+                           crop_size=112)
+  video = jax.ShapeDtypeStruct((2, 32, 112, 112, 3), np.float32)
+  outputs, variables = jax.eval_shape(
+      lambda key, x: model.init_with_output(key, x, capture=True),
+      jax.random.key(0), video)
+  shapes = {key: x.shape for key, x in outputs.items() if key != 'stages'}
+  assert shapes == {
+      'logits': (2, 5), 'attention_logits': (2, 5),
+      'temporal_attention': (2, 32), 'class_maps': (2, 32, *middle[1:3], 5),
+      'spatial_attention': (2, 32, *middle[1:3])}
+  stages = [x.shape[1:] for x in outputs['stages']]
+  assert stages[-2:] == [middle, last]
+  params = variables['params']
+  # A copy of the last stage, but for what its first layer is given.
+  trunk, perception = (
+      {jax.tree_util.keystr(path): x.shape for path, x in
+       jax.tree_util.tree_leaves_with_path(params[a][b] if b else params[a])}
+      for a, b in (('branch', 'trunk'), ('perception', '')))
+  assert trunk == perception
+  assert params['branch']['temporal_fc1']['kernel'].shape == (middle[0],) * 2
+  plain = models.get_model(host, num_classes=5, crop_size=112, num_frames=32)
+  theirs = jax.eval_shape(plain.init, jax.random.key(0), video)['params']
+  for part, value in params['backbone'].items():
+    assert value == theirs['backbone'][part]
+  assert params.get('neck') == theirs.get('neck')
+
+
+@pytest.mark.usefixtures('plain_forms')
+@pytest.mark.parametrize('host', [
+    'r3d_18', 'c3d', pytest.param('resnext3d_101', marks=pytest.mark.slow)])
+def test_both_branches_work_on_other_backbones(host):
+  shared = HOSTS[host][0]
+  model = models.get_model('st_abn', backbone=host, num_classes=5,
+                           width=1 / 16, num_frames=16, crop_size=32)
+  x = jnp.asarray(seeded.clip((2, 16, 32, 32, 3)))
+  variables = seeded.variables(model, x.shape)
+  apply = jax.jit(lambda v, edited: model.apply(
+      v, x, temporal_attention=edited))
+  own = jnp.full((2, 16), -1.0)
+  plain = apply(variables, own)
+  weights = np.asarray(plain['temporal_attention'])
+  by_place = weights.reshape(2, 16 // shared, shared)
+  np.testing.assert_array_equal(by_place, by_place[..., :1] + 0 * by_place)
+  # One clip is edited: it alone is judged anew, its own attention stays.
+  edited = apply(variables, own.at[0].set(1.0))
+  change = np.abs(edited['logits'] - plain['logits']).max(1)
+  size = np.abs(plain['logits']).max()
+  assert change[0] > 1e-3 * size and change[1] < 1e-6 * size
+  np.testing.assert_array_equal(edited['temporal_attention'], weights)
+  # Its own weights, said aloud, change nothing; those of frames that share one
+  # are averaged.
+  said = apply(variables, jnp.asarray(weights))
+  np.testing.assert_allclose(said['logits'], plain['logits'], atol=1e-6 * size)
+  ramp = np.tile(np.linspace(0, 1, 16, dtype=np.float32), (2, 1))
+  means = ramp.reshape(2, -1, shared).mean(2).repeat(shared, 1)
+  a, b = (apply(variables, jnp.asarray(w))['logits'] for w in (ramp, means))
+  np.testing.assert_allclose(a, b, atol=1e-6 * size)
+  # Both parts lead to the logits of the branch, only one to its own.
+  for part, changed in (('perception', 0), ('branch', 1)):
+    other = {**variables, 'params': {
+        **variables['params'], part: jax.tree.map(
+            lambda leaf: 1.5 * leaf, variables['params'][part])}}
+    after = apply(other, own)
+    assert np.abs(after['logits'] - plain['logits']).max() > 1e-3 * size
+    moved = np.abs(after['attention_logits'] - plain['attention_logits']).max()
+    assert (moved > 1e-3) == bool(changed)
+
+
+def test_backbones_without_a_place_for_the_branch_are_refused():
+  with pytest.raises(ValueError, match='backbone of st_abn .*p3d_199'):
+    models.get_model('st_abn', backbone='p3d_199')
+
+
+@pytest.mark.parametrize('host, layout', [('slow_r50', 'slowfast'),
+                                          ('c3d', 'c3d')])
+def test_weights_of_the_plain_network_start_it(host, layout):
+  build = {'width': 1 / 16, 'num_classes': 5, 'num_frames': 16, 'crop_size': 32}
+  shape = (1, 16, 32, 32, 3)
+  plain = models.get_model(host, **build)
+  theirs = seeded.variables(plain, shape)
+  model = models.get_model('st_abn', backbone=host, **build)
+  fresh = seeded.variables(model, shape, seed=1)
+  variables, report = convert.load_into(
+      model, fresh, convert.to_torch(plain, theirs, layout))
+  assert report.unused == ()
+  assert {path.split('/')[1] for path in report.fresh} == {
+      'branch', 'mechanism'}
+  ours, theirs = variables['params'], theirs['params']
+  last = ({'conv5a', 'conv5b'} if host == 'c3d' else {'layer4'})
+  perception = (ours['perception'] if host == 'c3d'
+                else {'layer4': ours['perception']})
+  jax.tree.map(np.testing.assert_array_equal, perception,
+               {part: theirs['backbone'][part] for part in last})
+  jax.tree.map(np.testing.assert_array_equal, ours['head'], theirs['head'])

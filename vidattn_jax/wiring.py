@@ -150,7 +150,8 @@ def collect_attention(config, workdir):
     workdir: the run's directory.
 
   Returns:
-    `evaluate.Result` of the evaluation videos.
+    `evaluate.Result` of the evaluation videos. Process 0 writes what all have
+    collected.
 
   Raises:
     ValueError: the network has no temporal attention, or as

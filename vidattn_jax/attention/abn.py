@@ -5,7 +5,7 @@ Branch Network in Video Recognition via Temporal Attention", section 3. Order
 and sizes of the layers are those of the published code.
 """
 
-import functools
+from collections.abc import Callable
 
 from flax import linen as nn
 import jax
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from vidattn_jax import names
 from vidattn_jax.backbones import layers
-from vidattn_jax.backbones import resnet
 
 # What makes the branch's logits of its maps.
 HEADS = ('fc', 'gap')
@@ -24,8 +23,8 @@ class AttentionBranch(nn.Module):
 
   Attributes:
     num_classes: K.
-    width: channels of the inner convolutions of the trunk.
-    num_blocks: residual blocks of the trunk.
+    trunk: makes what the branch begins with from its name: a fresh copy of the
+      network's last stage, without strides.
     head: 'fc', a linear layer sees the maps' means of every frame (the
       published code); 'gap', the maps' means over all frames (the paper).
     dropout: share of the means zeroed before that layer.
@@ -33,8 +32,7 @@ class AttentionBranch(nn.Module):
       wider.
   """
   num_classes: int
-  width: int = 512
-  num_blocks: int = 3
+  trunk: Callable[..., nn.Module]
   head: str = 'fc'
   dropout: float = 0.5
   dtype: jnp.dtype = jnp.float32
@@ -66,9 +64,7 @@ class AttentionBranch(nn.Module):
       return layers.norm(dtype=self.dtype, name=name)(
           y, use_running_average=not train)
 
-    block = functools.partial(resnet.Block, self.width, temporal=(3, 1, 1),
-                              dtype=self.dtype)
-    y = resnet.Stage((block,) * self.num_blocks, name='trunk')(x, train)
+    y = self.trunk(name='trunk')(x, train)
     maps = nn.relu(norm(conv(norm(y, 'trunk_bn'), self.num_classes, (1, 1, 1),
                              'maps_conv'), 'maps_bn'))
     wide = jnp.promote_types(maps.dtype, jnp.float32)
@@ -86,7 +82,7 @@ class AttentionBranch(nn.Module):
       built = self.get_variable('params', 'temporal_fc1')['kernel'].shape[0]
       if built != frames:
         raise ValueError(
-            f'The temporal attention was built for clips of {built} frames '
+            f'The temporal attention was built for features of {built} frames '
             f'and meets {frames}; set num_frames to what its weights are for.')
 
   def _classify(self, y, train):

@@ -5,6 +5,7 @@ ICCV 2015.
 """
 
 from collections.abc import Callable
+import functools
 
 from flax import linen as nn
 import jax
@@ -28,12 +29,14 @@ class C3D(nn.Module):
       stands after a convolution's ReLU.
     stages: stages, of 1 to 5, that have units.
     blocks: which of a stage's convolutions have: see `layers.attended`.
+    num_stages: stages that it ends after, of five.
     dtype: type of the computation; parameters are float32.
   """
   width: float = 1.0
   attention: Callable[..., nn.Module] | None = None
   stages: tuple[int, ...] = (1, 2, 3, 4, 5)
   blocks: tuple[int, ...] | None = (-1,)
+  num_stages: int = 5
   dtype: jnp.dtype = jnp.float32
 
   @nn.nowrap
@@ -52,8 +55,8 @@ class C3D(nn.Module):
       train: passed on to the units.
 
     Returns:
-      List of the five stages' outputs [N, t, h, w, C'], before their pooling:
-      at 1, 1, 1/2, 1/4 and 1/8 of T, and 1, 1/2, 1/4, 1/8 and 1/16 of H and W.
+      List of the stages' outputs [N, t, h, w, C'], before their pooling: at
+      1, 1, 1/2, 1/4 and 1/8 of T, and 1, 1/2, 1/4, 1/8 and 1/16 of H and W.
 
     Raises:
       ValueError: a field is not one of those above, or the clip is too small.
@@ -65,18 +68,62 @@ class C3D(nn.Module):
           f'{_LEAST} frames, {_LEAST} pixels high and wide.')
     x = x.astype(self.dtype)
     outputs = []
-    for i, (convolutions, width) in enumerate(_STAGES):
-      if i > 0:
-        window = (1 if i == 1 else 2, 2, 2)
-        x = layers.MaxPool(window, window, ((0, 0),) * 3, name=f'pool{i}')(x)
-      for j, name in enumerate(convolutions):
-        unit = layers.attended(self.attention, self.stages, self.blocks, i + 1,
-                               j, len(convolutions))
-        x = layers.ConvBlock(
-            layers.widened(width, self.width), (3, 3, 3), normalized=False,
-            attention=unit, dtype=self.dtype, name=name)(x, train)
+    for stage in range(1, self.num_stages + 1):
+      x = _run(*self._parts(stage), x, train)
       outputs.append(x)
     return outputs
+
+  @nn.nowrap
+  def make_stage(self, stage: int, name: str, plain: bool = False) -> nn.Module:
+    """Makes a stage; a part of the module in whose call it is made.
+
+    Args:
+      stage: which, from 1.
+      name: its name there.
+      plain: without the pooling before it and without attention units.
+    """
+    return Stage(*self._parts(stage, plain), name=name)
+
+  @nn.nowrap
+  def _parts(self, stage, plain=False):
+    """Returns what makes a stage's pooling, or None, and its convolutions."""
+    window = (1 if stage == 2 else 2, 2, 2)
+    pool = functools.partial(layers.MaxPool, window, window, ((0, 0),) * 3,
+                             name=f'pool{stage - 1}')
+    convolutions, width = _STAGES[stage - 1]
+    return None if plain or stage == 1 else pool, tuple(
+        functools.partial(
+            layers.ConvBlock, layers.widened(width, self.width), (3, 3, 3),
+            normalized=False, attention=None if plain else layers.attended(
+                self.attention, self.stages, self.blocks, stage, i,
+                len(convolutions)),
+            dtype=self.dtype, name=name)
+        for i, name in enumerate(convolutions))
+
+
+class Stage(nn.Module):
+  """A pooling and convolutions in a row.
+
+  Attributes:
+    pool: makes the pooling, or None.
+    convolutions: makes each convolution.
+  """
+  pool: Callable[..., nn.Module] | None
+  convolutions: tuple[Callable[..., nn.Module], ...]
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns [N, t, h, w, C'] from [N, T, H, W, C]."""
+    return _run(self.pool, self.convolutions, x, train)
+
+
+def _run(pool, convolutions, x, train):
+  """Applies a stage; its layers are parts of the module that calls this."""
+  if pool is not None:
+    x = pool()(x)
+  for convolution in convolutions:
+    x = convolution()(x, train)
+  return x
 
 
 class FullyConnected(nn.Module):

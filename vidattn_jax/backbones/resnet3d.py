@@ -103,12 +103,13 @@ class ResNet3D(nn.Module):
     return layers.widened(64 * wider, self.width, self.groups)
 
   @nn.nowrap
-  def make_stage(self, stage: int, name: str) -> nn.Module:
+  def make_stage(self, stage: int, name: str, plain: bool = False) -> nn.Module:
     """Makes a stage; a part of the module in whose call it is made.
 
     Args:
       stage: which, from 1.
       name: its name there.
+      plain: without strides and attention units.
     """
     bottleneck = self.depth >= resnet.BOTTLENECK_FROM
     if self.slow:
@@ -123,9 +124,9 @@ class ResNet3D(nn.Module):
     depth = DEPTHS[self.depth][stage - 1]
     blocks = []
     for i in range(depth):
-      stride = 2 if stage > 1 and i == 0 else 1
+      stride = 2 if stage > 1 and i == 0 and not plain else 1
       blocks.append(functools.partial(
           block, stride=stride, temporal_stride=1 if self.slow else stride,
-          attention=layers.attended(self.attention, self.stages, self.blocks,
-                                    stage, i, depth)))
+          attention=None if plain else layers.attended(
+              self.attention, self.stages, self.blocks, stage, i, depth)))
     return resnet.Stage(tuple(blocks), name=name)

@@ -16,6 +16,9 @@ _COMMON = (
     (r'\.mean$', '.running_mean'),
     (r'\.var$', '.running_var'),
     (r'^(backbone|neck)\.', ''),
+    # The last stage of a network with an attention branch.
+    (r'^perception\.(?=block)', 'layer4.'),
+    (r'^perception\.', ''),
     (r'\.block(\d+)\.', r'.\1.'),
     *units.RULES,
 )
@@ -79,7 +82,7 @@ _TSN_BNINCEPTION = (*_INCEPTION, (r'^(?!head)', 'base_model.'),
                     (r'^head', 'new_fc'))
 # T-STAM was not published; the names are ours.
 _TSTAM = (*_INCEPTION, (r'^spatial(\d+)\.', r'spatial.\1.'), (r'^head', 'fc'))
-# The published code of ST-ABN. The perception branch is its layer4.
+# The published code of ST-ABN.
 _ST_ABN_PARTS = {
     'trunk': 'layer_att_common', 'trunk_bn': 'conv_att_common.0',
     'maps_conv': 'conv_att_common.1', 'maps_bn': 'conv_att_common.2',
@@ -94,7 +97,6 @@ _ST_ABN = (
       for ours, theirs in _ST_ABN_PARTS.items()),
     (r'^mechanism\.conv\.', 'conv_att_mechanism.0.'),
     (r'^mechanism\.bn\.', 'conv_att_mechanism.1.'),
-    (r'^perception\.', 'layer4.'),
 )
 # T-CNN and the three branches were not published, either.
 _TCNN = (

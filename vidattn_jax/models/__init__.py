@@ -84,6 +84,7 @@ _NETWORKS = {
     'r3d_101': _resnet3d(101),
     'r3d_152': _resnet3d(152),
     'resnext3d_101': _resnet3d(101, groups=32),
+    'slow_r18': _slow(18),
     'slow_r50': _slow(50),
     'slow_r101': _slow(101),
     'c3d': _Network(c3d.C3D, {}, {'num_frames': 16, 'crop_size': 112},
@@ -103,6 +104,11 @@ for _depth in (50, 101):
   _NETWORKS[f'st_abn_r{_depth}'] = dataclasses.replace(
       _slow(_depth), network=st_abn.STABN, defaults={'num_frames': 32},
       fixed={**_3D, 'tied': (0,)})
+_NETWORKS['st_abn'] = dataclasses.replace(
+    _NETWORKS['st_abn_r50'], hosts=tuple(
+        name for name, network in _NETWORKS.items()
+        if network.backbone in (resnet3d.ResNet3D, c3d.C3D)
+        and network.network is recognizer.Recognizer))
 _NETWORKS['tcnn'] = _Network(
     tcnn.TCNN, {}, {'num_frames': 16}, num_stages=len(tcnn.DEPTHS), fixed=_3D)
 # Backbones whose classifier sees the mean of their features.
@@ -128,7 +134,7 @@ def get_model(name: str, **overrides) -> nn.Module:
   Args:
     name: one of `MODELS`.
     **overrides: fields of `Recognizer` and of the backbone: `num_classes`
-      (int, or {head name: int} but for st_abn_* and three_branch; 400 unless
+      (int, or {head name: int} but for st_abn* and three_branch; 400 unless
       given),
       `num_frames`, `crop_size` (int or (H, W)), `modality` ('rgb', 'flow';
       `flow_stack` fields of it a frame),
@@ -141,7 +147,8 @@ def get_model(name: str, **overrides) -> nn.Module:
       is as if left out. `tstam` takes the fields of
       `attention.tstam.TSTAM`, too, and `backbone`, the name of a tsn_ or tsm_
       network (tsn_se_bninception unless given); so does `three_branch`, any
-      but c3d, tstam and st_abn_* (tcnn unless given).
+      but c3d, tstam and st_abn* (tcnn unless given), and `st_abn`, c3d or any
+      3D ResNet (slow_r50 unless given).
 
   Returns:
     A Flax module: `apply(variables, video [N, T, H, W, C], train=False)`
@@ -196,9 +203,11 @@ def _on_backbone(network, host):
   return dataclasses.replace(
       network, backbone=host.backbone, decided=host.decided,
       defaults={**host.defaults, **network.defaults},
-      num_stages=host.num_stages,
+      num_stages=host.num_stages, neck=network.neck or host.neck,
       fixed={**network.fixed, 'flow_stack': host.fixed.get(
-          'flow_stack', recognizer.Recognizer.flow_stack)})
+          'flow_stack', recognizer.Recognizer.flow_stack),
+             'tied': tuple(sorted({*network.fixed.get('tied', ()),
+                                   *host.fixed.get('tied', ())}))})
 
 
 def _check_overrides(name, overrides, known):

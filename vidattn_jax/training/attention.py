@@ -18,7 +18,8 @@ class Collector:
   """Keeps where and when a network looks, in the centre crop of each clip.
 
   Attributes:
-    found: {index of the video: {kind: [clips, T, ...]}}, on every process.
+    found: {index of the video: {kind: [clips, T, ...]}}, on process 0; empty
+      on the others. Spatial attention is uint8, 255 for 1.
   """
 
   def __init__(self, model, config, mesh):
@@ -41,7 +42,9 @@ class Collector:
       video = state.network_input(model, clips, mean, std, jnp.dtype(
           config.model.dtype), config.data.flow_bound)
       outputs = model.apply(variables, video, train=False)
-      return {kind: outputs[kind].astype(jnp.float32) for kind in KINDS}
+      temporal, spatial = (outputs[k].astype(jnp.float32) for k in KINDS)
+      return {'temporal_attention': temporal,
+              'spatial_attention': jnp.rint(255 * spatial).astype(jnp.uint8)}
 
     self._look = look
 
@@ -53,6 +56,8 @@ class Collector:
           self._mesh, np.ascontiguousarray(views[:, view])))
       seen.append({kind: sharding.to_hosts(x) for kind, x in attention.items()})
     indices = sharding.to_hosts(np.asarray(indices))
+    if jax.process_index() > 0:
+      return  # Process 0 writes all; it alone needs the memory.
     for row, index in enumerate(indices):
       if index >= 0:
         self.found[int(index)] = {
@@ -60,7 +65,12 @@ class Collector:
             for kind in KINDS}
 
   def arrays(self) -> dict:
-    """Returns {kind: [N, clips, T, ...]} in the order of the indices."""
+    """Returns {kind: [N, clips, T, ...]} in the order of the indices.
+
+    On process 0; on the others an empty dict.
+    """
     order = sorted(self.found)
+    if jax.process_index() > 0:
+      return {}
     return {kind: np.stack([self.found[i][kind] for i in order])
             for kind in KINDS}

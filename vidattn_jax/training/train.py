@@ -445,7 +445,7 @@ def evaluate_with_attention(config, workdir, inputs: Inputs, split: str):
 
   Returns:
     (`evaluate.Result`, {kind of attention: [N, clips, T, ...]} of the same
-    videos, the weights' step).
+    videos, on process 0, the weights' step).
 
   Raises:
     ValueError: as `evaluate_checkpoint`.

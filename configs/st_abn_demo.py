@@ -1,0 +1,54 @@
+"""A narrow ST-ABN on ordered motions with decoys, and a person's knowledge.
+
+python -m benchmarks.knowledge --out=DIR runs all of it.
+"""
+
+from configs import common
+
+
+def get_config(what=''):
+  """Returns the configuration.
+
+  Args:
+    what: '', or 'edited' to fine-tune on edits.
+
+  Raises:
+    ValueError: `what` is another word.
+  """
+  if what not in ('', 'edited'):
+    raise ValueError(f'configs/st_abn_demo.py:{what} is unknown; write :edited '
+                     'behind the file name, or nothing.')
+  config = common.get_config()
+  config.model.name = 'st_abn'
+  with config.unlocked():
+    config.model.options.backbone = 'slow_r18'
+  config.model.width = 0.25
+  config.model.num_frames = 8
+  config.model.crop_size = (48, 48)
+  config.model.dropout = 0.0
+  config.data.name = 'ordered motions with decoys'
+  config.data.root = 'runs/knowledge/data'
+  config.data.resize = (54, 72)
+  config.data.crop = 'random'
+  config.data.flip_pairs = (('slide_left', 'slide_right'),
+                            ('turn_clockwise', 'turn_anticlockwise'))
+  config.data.cache_frames = True
+  config.batch_size = 16
+  config.num_epochs = 12.0
+  config.optimizer.nesterov = True
+  config.optimizer.weight_decay = 5e-4
+  config.optimizer.bias_lr = 1.0
+  config.schedule.name = 'cosine'
+  config.schedule.learning_rate = 0.02
+  config.schedule.warmup_epochs = 1.0
+  if what:
+    config.freeze = ('backbone',)
+    config.num_epochs = 6.0
+    config.schedule.name = 'step'
+    config.schedule.learning_rate = 1e-3
+    config.schedule.milestones = ()
+    config.schedule.warmup_epochs = 0.0
+  config.eval.every_epochs = config.num_epochs
+  config.checkpoint.every_epochs = config.num_epochs
+  config.eval.batch_size = 16
+  return config
