@@ -34,7 +34,7 @@ def get_config(what=''):
                             ('turn_clockwise', 'turn_anticlockwise'))
   config.data.cache_frames = True
   config.batch_size = 16
-  config.num_epochs = 12.0
+  config.num_epochs = 10.0
   config.optimizer.nesterov = True
   config.optimizer.weight_decay = 5e-4
   config.optimizer.bias_lr = 1.0

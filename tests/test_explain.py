@@ -270,11 +270,15 @@ def test_outputs_become_panels():
   np.testing.assert_allclose(found['class map of run'].values,
                              outputs['class_maps'][0, ..., 1], rtol=1e-6)
   weight = found['temporal attention']
-  assert (weight.low, weight.high) == (0, 0.75) and weight.peak == 0
-  plain = panels.output_panels({**outputs, 'spatial_attention':
-                                outputs['spatial_attention'][:, :, 0]}, 1,
-                               'run', 2)
-  assert 'spatial attention' in [p.name for p in plain]
+  # A branch's attention is shown raw; what sums to 1 would be too small.
+  assert (weight.low, weight.high) == (0, 1) and weight.peak == 0
+  outputs['spatial_attention'] = outputs['spatial_attention'][:, :, 0]
+  for branch, high in ((True, 1), (False, 0.75)):
+    if not branch:
+      outputs.pop('attention_logits')
+    plain = {p.name: p for p in panels.output_panels(outputs, 1, 'run', 2)}
+    assert plain['temporal attention'].high == high
+    assert (plain['spatial attention'].high == 1) == branch
 
 
 def test_fewer_time_steps_are_interpolated_and_said_so():
@@ -334,8 +338,10 @@ def test_maps_lie_upright_over_frames(row):
   for t, (y, x) in corners.items():
     for v in (0, -1):
       for u in (0, -1):
-        want = (hot if (v, u) == (y, x) else cold) + frames[t, v, u]
-        assert np.abs(drawn[t, v, u] - want / 2).max() <= 1, (t, v, u)
+        # As the paper has it.
+        want = (0.4 * (hot if (v, u) == (y, x) else cold)
+                + 0.6 * frames[t, v, u])
+        assert np.abs(drawn[t, v, u] - want).max() <= 1, (t, v, u)
 
 
 def test_a_constant_map_has_one_middle_colour():

@@ -77,6 +77,14 @@ def add_compare(commands):
                       'compare the classes of edited videos with the others')
   parser.add_argument('--lengths', metavar='FILE.png', help='compare them on '
                       'videos of different lengths, too, and draw that')
+  parser.add_argument('--attention', nargs=2, metavar='DIR',
+                      help='the two workdirs, of which attention was collected '
+                      '(eval.collect_attention): draw what both made of the '
+                      'same clips')
+  parser.add_argument('--clips', type=int, default=4, metavar='N',
+                      help='how many clips (default: 4)')
+  parser.add_argument('--strips', default='strips.png', metavar='FILE.png',
+                      help='where they are drawn (default: strips.png)')
   parser.set_defaults(run=_compare)
 
 
@@ -93,6 +101,7 @@ def _compare(arguments):
   for name, before, after, count in rows:
     print(f'{name:<{width}}  {before:6.1%}  {after:6.1%}  '
           f'{after - before:+7.1%}  {count}')
+  edited = None
   if arguments.edits:
     edits, _ = editing.load_edits(arguments.edits)
     edited = {e.label for e in edits.values()
@@ -111,3 +120,26 @@ def _compare(arguments):
       print(f'{f"{low} to {high}":<13}  {before:6.1%}  {after:6.1%}  '
             f'{after - before:+7.1%}  {count}')
   print(f'\nDrawn to {" and ".join(drawn)}')
+  if arguments.attention:
+    _draw_strips(arguments, names, edited)
+
+
+def _draw_strips(arguments, names, edited):
+  """Draws the attention of two networks in the same clips."""
+  import numpy as np
+
+  from input_pipeline import display
+  from vidattn_jax.editor import collected
+  from vidattn_jax.tools import strips
+  before, after = (collected.read(workdir, 'eval')
+                   for workdir in arguments.attention)
+
+  def frames_of(video, indices):
+    frames = list(display.frames(
+        before.paths[before.names.index(video)], before.pixels,
+        before.frame_template, before.first_frame))
+    return np.stack([frames[i] for i in indices])
+
+  chosen = strips.choose(before, after, edited, arguments.clips)
+  strips.draw(before, after, names, chosen, frames_of).save(arguments.strips)
+  print(f'Attention in {", ".join(chosen)} drawn to {arguments.strips}')

@@ -13,6 +13,8 @@ from vidattn_jax.training import metrics
 # Colours of the peaks of each kind, and what they are called.
 _PEAKS = {'discriminative': ('#ff8c1a', 'orange'),
           'complementary': ('#4db8ff', 'blue')}
+# Attention that lies between 0 and 1 where a branch makes it.
+_BOUNDED = ('temporal_attention', 'spatial_attention')
 # Axes of a clip, as the gates' names call them.
 _AXES = 'THWC'
 # A scale spans this share of its largest value at least, so that a map that
@@ -177,7 +179,10 @@ def output_panels(outputs: Mapping, class_index: int, class_name: str,
       panels += [make_panel(f'{name} {i + 1} of {count}', values[:, i],
                             num_frames) for i in range(count)]
     else:
-      panels.append(make_panel(name, values, num_frames))
+      # Those of an attention branch mean the same in every clip.
+      bounded = 'attention_logits' in outputs and key in _BOUNDED
+      panels.append(make_panel(name, values, num_frames,
+                               scale=(0.0, 1.0) if bounded else None))
       if key == 'response_attention':
         panels[-1] = _with_peaks(panels[-1], outputs)
   for key in sorted(k for k in outputs if k.endswith('_video')):

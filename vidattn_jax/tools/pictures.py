@@ -16,8 +16,8 @@ from PIL import ImageFont
 from vidattn_jax.tools import flow_colors
 from vidattn_jax.tools import panels as panels_lib
 
-# Share of the heat map over the frame.
-_HEAT = 0.5
+# Share of the heat map over the frame, as ST-ABN's authors draw it.
+_HEAT = 0.4
 _INK, _PAPER, _BAND, _BAR = '#1a1a1a', '#ffffff', '#e8ecf1', '#31688e'
 # Pixels: a frame's height in the strip and in the movie; the heights of
 # weights of frames and of channels; the label on the left of the strip; a
@@ -102,7 +102,7 @@ def cells(panel: panels_lib.Panel, frames, colormap: str) -> np.ndarray:
   """Draws a panel, one picture for each frame.
 
   Args:
-    panel: a map lies over the frames, half transparent; a frame's weight is
+    panel: a map lies over the frames, 0.4 over 0.6; a frame's weight is
       a bar from the lower end of its scale to the upper; weights of channels
       are coloured lines, several to a pixel averaged; flow has the colours of
       the wheel; frames stand alone.
