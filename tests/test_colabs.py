@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import nbformat
+import numpy as np
 import pytest
 
 _COLABS = pathlib.Path(__file__).parents[1] / 'colabs'
@@ -72,8 +73,19 @@ def _check_gaussian_resampling(printed, pictures):
   assert pictures >= 1
 
 
+def _check_edit_attention(printed, pictures):
+  first, last = (float(x) for x in re.search(
+      r'loss ([\d.]+) -> ([\d.]+)', printed).groups())
+  assert last < 0.8 * first
+  shares = [float(x) for x in re.findall(
+      r'weight [\d.]+: slide_right ([\d.]+)', printed)]
+  assert len(shares) == 3 and np.ptp(shares) > 5e-3
+  assert pictures == 1
+
+
 # What each notebook must have printed, and how many pictures it drew.
 _CHECKS = {'quickstart': _check_quickstart,
            'attention_zoo': _check_attention_zoo,
+           'edit_attention': _check_edit_attention,
            'gaussian_resampling': _check_gaussian_resampling,
            'two_stream': _check_two_stream}

@@ -103,3 +103,59 @@ def test_turn_is_clockwise_on_the_screen():
     # y points down, so growing angles turn clockwise.
     steps = (np.diff(angles) + np.pi / 2) % np.pi - np.pi / 2
     assert np.median(steps) > 0.04
+
+
+# --- With decoys -------------------------------------------------------------
+
+
+def test_parts_are_told_of_every_clip(tmp_path):
+  folder = tmp_path / 'decoys'
+  synthetic.generate(folder, 16, 8, seed=3, processes=1, decoys=(1, 0))
+  parts = synthetic.read_parts(folder)
+  files = [str(p.relative_to(folder)) for p in folder.rglob('*.mp4')]
+  assert parts.keys() == set(files)
+  for name, part in parts.items():
+    split, class_name, _ = name.split('/')
+    assert part['num_frames'] == decode.probe(folder / name).num_frames
+    first, stop = part['motion']
+    assert 0 <= first < stop <= part['num_frames']
+    assert ('decoy' in part) == (class_name in synthetic.DECOYED)
+    if 'decoy' in part:
+      assert part['agrees'] == (split == 'train')
+      assert part['decoy'][1] <= first or part['decoy'][0] >= stop
+  # Both orders are met.
+  assert {part['motion'][0] == 0 for part in parts.values()} == {True, False}
+  assert synthetic.generate(folder, 16, 8, seed=3, decoys=(1, 0)) == str(folder)
+  for other in (None, (1, 1)):
+    with pytest.raises(ValueError, match='holds other files'):
+      synthetic.generate(folder, 16, 8, seed=3, decoys=other)
+  with pytest.raises(ValueError, match='must be two shares'):
+    synthetic.generate(tmp_path / 'x', 8, 8, decoys=(1, 2))
+
+
+def _bright(frames):
+  """Returns where the motion's object or the decoy is, [n, 240, 320]."""
+  return frames.max(-1) > 232
+
+
+@pytest.mark.parametrize('name', synthetic.CLASSES)
+@pytest.mark.parametrize('seed, agrees', [(1, True), (2, False)])
+def test_motion_and_decoy_are_in_their_parts_alone(name, seed, agrees):
+  rng = np.random.default_rng(seed)
+  parts = synthetic.Parts.draw(name, rng, float(agrees))
+  frames = synthetic.render(name, rng, parts)
+  areas = _bright(frames).sum((1, 2))
+  where = parts.frames(len(frames))
+  inside = np.zeros(len(frames), bool)
+  for first, stop in where.values():
+    inside[first:stop] = True
+    # 'appear' and 'vanish' are faint at one end.
+    assert np.median(areas[first:stop]) > 400 or name in ('appear', 'vanish')
+  assert areas[~inside].max() < 60
+  if name in synthetic.DECOYED:
+    columns = np.arange(320)
+    for key, (first, stop) in where.items():
+      one, other = ((mask.sum(0) * columns).sum() / mask.sum() for mask in
+                    _bright(frames)[[first + 2, stop - 3]])
+      rightwards = (name == 'slide_right') == (key == 'motion' or agrees)
+      assert (other - one > 30) if rightwards else (one - other > 30)
