@@ -61,7 +61,8 @@ _SLOWFAST = (
       for stage in range(1, 5)),
     (r'^head', 'head.projection'),
 )
-_C3D = (*_COMMON, (r'\.conv\.', '.'), (r'^head', 'fc8'))
+# R-C3D starts from C3D's first linear layer, too.
+_C3D = (*_COMMON, (r'\.conv\.', '.'), (r'^head', 'fc8'), (r'^roi\.fc6', 'fc6'))
 # Numbers in a sequence that counts pools and ReLUs, too.
 _C3D_NUMBERS = {
     'conv1': 'features.0', 'conv2': 'features.3', 'conv3a': 'features.6',
@@ -70,6 +71,17 @@ _C3D_NUMBERS = {
     'fc7': 'classifier.3', 'fc8': 'classifier.6'}
 _C3D_SEQUENCE = (*_C3D, *((rf'^{name}\.', f'{number}.')
                           for name, number in _C3D_NUMBERS.items()))
+# The PyTorch code of R-C3D numbers C3D's convolutions as the above.
+_RC3D = (
+    *_COMMON,
+    (r'\.conv\.', '.'),
+    *((rf'^{name}\.', number.replace('features', 'RCNN_base') + '.')
+      for name, number in _C3D_NUMBERS.items() if name.startswith('conv')),
+    (r'^rpn\.conv(\d)', r'RCNN_rpn.RPN_Conv\1'),
+    (r'^rpn\.', 'RCNN_rpn.RPN_'),
+    (r'^roi\.fc6', 'RCNN_top.0'),
+    (r'^roi\.', 'RCNN_'),
+)
 _P3D = (*_TORCHVISION, (r'^conv1\.', 'conv1_custom.'))
 _INCEPTION = (
     *_COMMON,
@@ -155,6 +167,7 @@ LAYOUTS = {
     # By the names of the layers, and as a numbered sequence.
     'c3d': Layout(_C3D, 'C3D', rank=5),
     'c3d_sports1m': Layout(_C3D_SEQUENCE, 'C3D', rank=5),
+    'rc3d': Layout(_RC3D, 'C3D', rank=5),
     'p3d': Layout(_P3D, 'P3D', counters=False, rank=5),
     # With and without gates; the authors of TSN.
     'bninception': Layout(_BNINCEPTION, 'BNInception'),

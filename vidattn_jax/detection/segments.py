@@ -42,7 +42,7 @@ def temporal_iou(first, second, extra: float = 0.0):
   return shared / xp.where(union == 0, 1, union)
 
 
-@functools.partial(jax.jit, static_argnums=3, static_argnames='keep_equal')
+@functools.partial(jax.jit, static_argnames=('most', 'keep_equal'))
 def nms(segments: jax.Array, scores: jax.Array, threshold: float,
         most: int, mask: jax.Array | None = None, extra: float = 0.0,
         keep_equal: bool = True):
@@ -74,7 +74,7 @@ def nms(segments: jax.Array, scores: jax.Array, threshold: float,
   return lax.scan(keep_best, alive, None, length=most)[1]
 
 
-@functools.partial(jax.jit, static_argnums=2, static_argnames='method')
+@functools.partial(jax.jit, static_argnames=('most', 'method'))
 def soft_nms(segments: jax.Array, scores: jax.Array, most: int,
              mask: jax.Array | None = None, extra: float = 0.0,
              method: str = 'gaussian', sigma: float = 0.5,

@@ -20,6 +20,7 @@ from vidattn_jax.backbones import p3d
 from vidattn_jax.backbones import resnet
 from vidattn_jax.backbones import resnet3d
 from vidattn_jax.backbones import tcnn
+from vidattn_jax.models import rc3d
 from vidattn_jax.models import recognizer
 from vidattn_jax.models import st_abn
 from vidattn_jax.models import three_branch
@@ -118,6 +119,10 @@ _NETWORKS['three_branch'] = dataclasses.replace(
     hosts=tuple(name for name, network in _NETWORKS.items()
                 if network.neck is None
                 and network.network is recognizer.Recognizer))
+# It finds segments; the others classify clips.
+_NETWORKS['rc3d'] = dataclasses.replace(
+    _NETWORKS['c3d'], network=rc3d.RC3D, neck=None, fixed=_3D,
+    defaults={'num_frames': 768, 'crop_size': 112, 'dropout': 0.5})
 # Every name that `get_model` knows.
 MODELS = tuple(_NETWORKS)
 # Fields that are not for users: the network's name decides them.
@@ -152,7 +157,7 @@ def get_model(name: str, **overrides) -> nn.Module:
 
   Returns:
     A Flax module: `apply(variables, video [N, T, H, W, C], train=False)`
-    returns a dict with `logits` [N, K].
+    returns a dict with `logits` [N, K]; of rc3d, what `models.rc3d` tells.
 
   Raises:
     ValueError: a name is unknown, the message has the nearest; or a value is

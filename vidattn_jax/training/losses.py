@@ -113,6 +113,42 @@ def overlap_loss(logits, labels, overlaps, weight: float = 1.0):
   return entropy, weight * jnp.where(is_action, overlap, 0.0)
 
 
+def smooth_l1(differences, sigma: float = 1.0):
+  """Returns the absolute value, less 0.5 / sigma^2, rounded off near 0."""
+  size = jnp.abs(differences)
+  return jnp.where(size < 1 / sigma ** 2, 0.5 * sigma ** 2 * size ** 2,
+                   size - 0.5 / sigma ** 2)
+
+
+def rc3d_losses(outputs) -> dict:
+  """Computes the losses of R-C3D, whose sum is trained.
+
+  Args:
+    outputs: of `models.rc3d.RC3D` with `segments`.
+
+  Returns:
+    Dict of [N]: `rpn_class` and `rpn_twin`, of anchors, `class` and `twin`, of
+    proposals; each the mean over what was drawn, twins over actions only.
+  """
+  entropy = optax.softmax_cross_entropy_with_integer_labels
+  labels = outputs['rpn_labels']
+  drawn = labels >= 0
+  count = jnp.maximum(drawn.sum(1), 1)
+  twin = smooth_l1(outputs['rpn_deltas'] - outputs['rpn_targets'], 3.0).sum(-1)
+  found = {
+      'rpn_class': (entropy(outputs['rpn_logits'], jnp.maximum(labels, 0))
+                    * drawn).sum(1) / count,
+      'rpn_twin': jnp.where(labels == 1, twin, 0).sum(1) / count}
+  labels, drawn = outputs['labels'], outputs['proposal_mask']
+  count = jnp.maximum(drawn.sum(1), 1)
+  deltas = jnp.take_along_axis(
+      outputs['deltas'], labels[..., None, None], axis=2)[:, :, 0]
+  twin = smooth_l1(deltas - outputs['targets']).sum(-1)
+  return found | {
+      'class': (entropy(outputs['logits'], labels) * drawn).sum(1) / count,
+      'twin': jnp.where(drawn & (labels > 0), twin, 0).sum(1) / count}
+
+
 def mix_clips(rng, video, targets, mixup_alpha: float, cutmix_alpha: float):
   """Blends each clip with another one of the batch, as mixup or cutmix.
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 import vidattn_jax
+from vidattn_jax.models import rc3d
 from vidattn_jax.models import st_abn
 from vidattn_jax.training import attention
 from vidattn_jax.training import checkpoint
@@ -136,6 +137,9 @@ def check(config):
       raise ValueError(
           f'config.{key} takes a network with an attention branch, such as '
           f'st_abn_r50; {config.model.name} has none.')
+  if isinstance(model, rc3d.RC3D):
+    raise ValueError('config.model.name is rc3d, which finds segments; main.py '
+                     'trains networks that classify clips.')
   if config.eval.collect_attention and config.eval.sampling.startswith(
       'consecutive'):
     raise ValueError('config.eval.collect_attention takes as many clips of '
