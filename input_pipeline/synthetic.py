@@ -87,48 +87,78 @@ def generate(directory, num_train=640, num_eval=160, seed=0, processes=None,
     if number < 0 or number % len(CLASSES):
       raise ValueError(f'{key}={number} must be a multiple of the '
                        f'{len(CLASSES)} classes')
-  directory = os.path.abspath(directory)
   content = {'num_train': num_train, 'num_eval': num_eval, 'seed': seed}
   if decoys is not None:
     if len(decoys) != 2 or not all(0 <= share <= 1 for share in decoys):
       raise ValueError(f'decoys={decoys} must be two shares, 0 to 1')
     content['decoys'] = list(decoys)
+  jobs = [
+      _Job(split, label, number, seed, decoys and decoys[split != 'train'])
+      for split, total in (('train', num_train), ('val', num_eval))
+      for label in range(len(CLASSES))
+      for number in range(total // len(CLASSES))
+  ]
+  return fill(directory, _MANIFEST, content, jobs, processes, chunk=8,
+              found_file=None if decoys is None else _PARTS_FILE)
+
+
+def fill(directory, manifest, content, jobs, processes=None, chunk=1,
+         found_file=None):
+  """Writes files into a new directory, or leaves it if they are there already.
+
+  Args:
+    directory: where to; must not exist, or hold the same set.
+    manifest: name of the file that tells what the set is.
+    content: what it tells, plain data.
+    jobs: objects with `path`, of a file below the directory, and `write`, a
+      function of the whole path that writes it and may return plain data;
+      processes must be able to take them.
+    processes: number of processes; None takes one a core.
+    chunk: files that a process takes at a time.
+    found_file: name of a file that takes {path: what `write` returned}, or
+      None.
+
+  Returns:
+    The directory's whole path.
+
+  Raises:
+    ValueError: the directory holds something else.
+  """
+  directory = os.path.abspath(directory)
   if os.path.isdir(directory) and os.listdir(directory):
-    if _read_manifest(directory) == content:
+    if _read_manifest(os.path.join(directory, manifest)) == content:
       return directory
     raise ValueError(f'{directory}: the directory holds other files; remove it '
                      'or choose another')
   # Written beside its place and renamed, so that what is there is complete.
   partial = directory + '.partial'
   shutil.rmtree(partial, ignore_errors=True)
-  jobs = [
-      _Job(partial, split, label, number, seed,
-           decoys and decoys[split != 'train'])
-      for split, total in (('train', num_train), ('val', num_eval))
-      for label in range(len(CLASSES))
-      for number in range(total // len(CLASSES))
-  ]
-  for folder in sorted({os.path.dirname(job.path()) for job in jobs}):
-    os.makedirs(folder)
+  os.makedirs(partial)
+  paths = [os.path.join(partial, job.path) for job in jobs]
+  for folder in sorted({os.path.dirname(path) for path in paths}):
+    os.makedirs(folder, exist_ok=True)
   processes = processes or os.cpu_count()
   if processes == 1:
-    parts = [_write(job) for job in jobs]
+    found = list(map(_write, jobs, paths))
   else:
     with concurrent.futures.ProcessPoolExecutor(
         processes, multiprocessing.get_context('spawn')) as pool:
-      parts = list(pool.map(_write, jobs, chunksize=8))
-  os.makedirs(partial, exist_ok=True)
-  if decoys is not None:
-    with open(os.path.join(partial, _PARTS_FILE), 'w',
+      found = list(pool.map(_write, jobs, paths, chunksize=chunk))
+  if found_file:
+    with open(os.path.join(partial, found_file), 'w',
               encoding='utf-8') as file:
-      json.dump({os.path.relpath(job.path(), partial): found
-                 for job, found in zip(jobs, parts)}, file, indent=1)
-  with open(os.path.join(partial, _MANIFEST), 'w', encoding='utf-8') as file:
-    json.dump(content, file)
+      json.dump({job.path: value for job, value in zip(jobs, found)}, file,
+                indent=1)
+  with open(os.path.join(partial, manifest), 'w', encoding='utf-8') as file:
+    json.dump(content, file, indent=1)
   if os.path.isdir(directory):
     os.rmdir(directory)
   os.rename(partial, directory)
   return directory
+
+
+def _write(job, path):
+  return job.write(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,14 +201,12 @@ def render(class_name, rng, parts=Parts()):
   Returns:
     uint8 [n, 240, 320, 3], n from 24 to 48.
   """
-  pair = next(pair for pair in PAIRS if class_name in pair)
+  pair = pair_of(class_name)
   num_frames = int(rng.choice(_LENGTHS))
-  background = _background(rng)
-  for _ in range(3):
-    _Distractor.draw(rng, moves=False).paint(background, 0)
-  movers = [_Distractor.draw(rng, moves=True) for _ in range(2)]
-  noise = _noise(rng)
-  drawn = {'motion': _motion(pair, rng)}
+  background = backdrop(rng)
+  movers = [Distractor.draw(rng, moves=True) for _ in range(2)]
+  noise = noise_field(rng)
+  drawn = {'motion': motion(pair, rng)}
   if parts.decoy:
     drawn['decoy'] = _decoy(parts.agrees, rng)
   progresses = {key: np.full(num_frames, np.nan) for key in drawn}
@@ -194,16 +222,21 @@ def render(class_name, rng, parts=Parts()):
     for key, draw in drawn.items():
       if not np.isnan(progresses[key][i]):
         draw(image, progresses[key][i])
-    x, y = rng.integers((WIDTH, HEIGHT))
-    grain = noise.crop((x, y, x + WIDTH, y + HEIGHT))
-    image = ImageChops.add(image, grain, offset=-_NOISE)
-    frames.append(np.asarray(image))
+    frames.append(np.asarray(add_noise(image, noise, rng)))
   # All draws above are symmetric in time, so this is the whole difference.
   return np.stack(frames[::-1] if class_name == pair[1] else frames)
 
 
-def _motion(pair, rng):
-  """Returns a function that paints the moving object at a progress of 0..1."""
+def pair_of(class_name):
+  """Returns the pair of classes that a class belongs to."""
+  return next(pair for pair in PAIRS if class_name in pair)
+
+
+def motion(pair, rng):
+  """Returns a function (image, progress from 0 to 1) that paints the object.
+
+  Its progress rises in the first class of the pair, and falls in the second.
+  """
   colour = _colour(rng, value=1.0)
   x, y = _CENTRE + rng.uniform(-25, 25, 2)
   size = rng.uniform(34, 46)
@@ -252,8 +285,23 @@ def _decoy(agrees, rng):
   return draw
 
 
+def backdrop(rng):
+  """Draws what stays behind all frames: a texture and resting distractors."""
+  background = _background(rng)
+  for _ in range(3):
+    Distractor.draw(rng, moves=False).paint(background, 0)
+  return background
+
+
+def add_noise(image, noise, rng):
+  """Returns an image with the noise of one frame, from `noise_field`."""
+  x, y = rng.integers((WIDTH, HEIGHT))
+  grain = noise.crop((x, y, x + WIDTH, y + HEIGHT))
+  return ImageChops.add(image, grain, offset=-_NOISE)
+
+
 @dataclasses.dataclass
-class _Distractor:
+class Distractor:
   """A small triangle that rests, or moves along a line of any direction."""
 
   start: np.ndarray
@@ -264,6 +312,7 @@ class _Distractor:
 
   @classmethod
   def draw(cls, rng, moves):
+    """Draws where it rests, or from where to where it moves."""
     start = rng.uniform((0, 0), (WIDTH, HEIGHT))
     # Uniform direction: as likely as its reverse.
     heading = rng.uniform(0, 2 * math.pi)
@@ -273,6 +322,7 @@ class _Distractor:
                rng.uniform(0, 2 * math.pi), _colour(rng, value=0.75))
 
   def paint(self, image, progress):
+    """Paints it on an image, at a progress from 0 to 1."""
     x, y = self.start + (self.stop - self.start) * progress
     _paint(image, [_regular(x, y, self.size, 3, self.angle)], self.colour)
 
@@ -291,7 +341,7 @@ def _background(rng):
       np.clip(low + (high - low) * blend, 0, 255).astype(np.uint8))
 
 
-def _noise(rng):
+def noise_field(rng):
   """Draws a grey field, four frames large, that frames cut their noise from."""
   grey = rng.integers(
       0, 2 * _NOISE, (2 * HEIGHT, 2 * WIDTH), dtype=np.uint8, endpoint=True)
@@ -354,33 +404,35 @@ def _arrow(x, y, radius, angle):
 class _Job:
   """One file to write."""
 
-  directory: str
   split: str
   label: int
   number: int
   seed: int
   share: float | None = None
 
+  @property
   def path(self):
-    return os.path.join(self.directory, self.split, CLASSES[self.label],
+    return os.path.join(self.split, CLASSES[self.label],
                         f'{self.number:04d}.mp4')
 
+  def write(self, path):
+    """Renders and encodes a clip; its numbers alone determine every byte.
 
-def _write(job):
-  """Renders and encodes a clip; its numbers alone determine every byte.
+    Args:
+      path: the file.
 
-  Returns:
-    What `parts.json` says of it.
-  """
-  rng = np.random.default_rng(
-      (job.seed, ('train', 'val').index(job.split), job.label, job.number))
-  name = CLASSES[job.label]
-  parts = (Parts() if job.share is None
-           else Parts.draw(name, rng, job.share))
-  frames = render(name, rng, parts)
-  encode(job.path(), frames)
-  found = {'num_frames': len(frames), **parts.frames(len(frames))}
-  return {**found, 'agrees': parts.agrees} if parts.decoy else found
+    Returns:
+      What `parts.json` says of it.
+    """
+    rng = np.random.default_rng((
+        self.seed, ('train', 'val').index(self.split), self.label, self.number))
+    name = CLASSES[self.label]
+    parts = (Parts() if self.share is None
+             else Parts.draw(name, rng, self.share))
+    frames = render(name, rng, parts)
+    encode(path, frames)
+    found = {'num_frames': len(frames), **parts.frames(len(frames))}
+    return {**found, 'agrees': parts.agrees} if parts.decoy else found
 
 
 def encode(path, frames, codec='libx264', fps=FPS, pix_fmt='yuv420p',
@@ -389,7 +441,8 @@ def encode(path, frames, codec='libx264', fps=FPS, pix_fmt='yuv420p',
 
   Args:
     path: file; its suffix chooses the container.
-    frames: uint8 [n, H, W, 3], RGB; H and W even for most codecs.
+    frames: uint8 [n, H, W, 3], RGB, or an iterable of such frames; H and W
+      even for most codecs.
     codec: FFmpeg's name of the encoder.
     fps: frames per second, an integer.
     pix_fmt: FFmpeg's name of the pixel format.
@@ -399,19 +452,20 @@ def encode(path, frames, codec='libx264', fps=FPS, pix_fmt='yuv420p',
     options = {'preset': 'ultrafast', 'crf': '24', 'g': '12', 'bf': '0'}
   with av.open(path, 'w', container_options={'fflags': '+bitexact'}) as output:
     stream = output.add_stream(codec, rate=fps, options=options)
-    stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = pix_fmt
     stream.codec_context.thread_count = 1
-    for frame in frames:
+    for i, frame in enumerate(frames):
+      if i == 0:
+        stream.height, stream.width = frame.shape[:2]
       picture = av.VideoFrame.from_ndarray(frame, format='rgb24')
       # Times count frames, whatever the container's time base.
       output.mux(stream.encode(picture.reformat(format=pix_fmt, threads=1)))
     output.mux(stream.encode())
 
 
-def _read_manifest(directory):
+def _read_manifest(path):
   try:
-    with open(os.path.join(directory, _MANIFEST), encoding='utf-8') as file:
+    with open(path, encoding='utf-8') as file:
       return json.load(file)
   except (OSError, ValueError):
     return None
