@@ -42,17 +42,24 @@ _MADE = (
 _SAME = 3.0
 
 
-def movie(seed=0):
-  """Returns a texture that moves, and noise, uint8 [FRAMES, H, W, 3]."""
+def movie(height=HEIGHT, width=WIDTH, cell=4, seed=0):
+  """Returns a texture that moves, and noise, uint8 [FRAMES, H, W, 3].
+
+  Args:
+    height: of a frame.
+    width: of a frame.
+    cell: pixels from one point of the texture to the next.
+    seed: of texture and noise.
+  """
   rng = np.random.default_rng(seed)
-  grain = rng.integers(0, 256, (HEIGHT // 4, WIDTH // 4, 3), np.uint8)
+  grain = rng.integers(0, 256, (height // cell, width // cell, 3), np.uint8)
   scene = np.asarray(Image.fromarray(grain).resize(
-      (2 * WIDTH, 2 * HEIGHT), Image.Resampling.BICUBIC))
-  frames = np.empty((FRAMES, HEIGHT, WIDTH, 3), np.uint8)
+      (2 * width, 2 * height), Image.Resampling.BICUBIC))
+  frames = np.empty((FRAMES, height, width, 3), np.uint8)
   for i in range(FRAMES):
-    y = round(HEIGHT / 2 + HEIGHT / 3 * np.sin(i / 20))
-    x = round(WIDTH / 2 + WIDTH / 3 * np.cos(i / 17))
-    part = scene[y:y + HEIGHT, x:x + WIDTH].astype(np.int16)
+    y = round(height / 2 + height / 3 * np.sin(i / 20))
+    x = round(width / 2 + width / 3 * np.cos(i / 17))
+    part = scene[y:y + height, x:x + width].astype(np.int16)
     frames[i] = np.clip(part + rng.integers(-6, 7, part.shape), 0, 255)
   return frames
 

@@ -21,8 +21,8 @@ import time
 import cv2
 import decord
 import numpy as np
-from PIL import Image
 
+from benchmarks import decode as decoding
 from input_pipeline import decode
 from input_pipeline import prepare
 from input_pipeline import records
@@ -30,7 +30,7 @@ from input_pipeline import storage
 from input_pipeline import synthetic
 from input_pipeline import transforms
 
-FRAMES, HEIGHT, WIDTH = 250, 256, 340
+HEIGHT, WIDTH = 256, 340
 RESIZE, CROP = 256, (224, 224)
 # File name, encoder, options: about the bits that such clips have on the web.
 MADE = (
@@ -44,21 +44,6 @@ MADE = (
 PROFILES = ('fast', 'jpeg')
 # Mean difference in levels up to which frames are the same.
 _SAME = 6.0
-
-
-def movie(seed=0):
-  """Returns a texture that moves, and noise, uint8 [FRAMES, H, W, 3]."""
-  rng = np.random.default_rng(seed)
-  grain = rng.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), np.uint8)
-  scene = np.asarray(Image.fromarray(grain).resize(
-      (2 * WIDTH, 2 * HEIGHT), Image.Resampling.BICUBIC))
-  frames = np.empty((FRAMES, HEIGHT, WIDTH, 3), np.uint8)
-  for i in range(FRAMES):
-    y = round(HEIGHT / 2 + HEIGHT / 3 * np.sin(i / 20))
-    x = round(WIDTH / 2 + WIDTH / 3 * np.cos(i / 17))
-    part = scene[y:y + HEIGHT, x:x + WIDTH].astype(np.int16)
-    frames[i] = np.clip(part + rng.integers(-6, 7, part.shape), 0, 255)
-  return frames
 
 
 class Draw:
@@ -169,7 +154,7 @@ def _data(root):
 
 def files(folder, data):
   """Makes files; returns their paths and those of good ones below `data`."""
-  frames, paths = movie(), []
+  frames, paths = decoding.movie(HEIGHT, WIDTH, cell=8), []
   for name, codec, options in MADE:
     paths.append(pathlib.Path(folder) / name)
     synthetic.encode(str(paths[-1]), frames, codec, options=options)

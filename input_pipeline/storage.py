@@ -151,8 +151,7 @@ def write_bytes(path, data):
     OSError: it cannot be written.
   """
   if is_url(path):
-    files, path = _store(path)
-    files.makedirs(path.rpartition('/')[0], exist_ok=True)
+    files, path = _store_with_folder(path)
     files.pipe_file(path, data)
     return
   folder, name = os.path.split(os.path.abspath(path))
@@ -210,8 +209,7 @@ def put_file(local, path):
     OSError: it cannot be written.
   """
   if is_url(path):
-    files, path = _store(path)
-    files.makedirs(path.rpartition('/')[0], exist_ok=True)
+    files, path = _store_with_folder(path)
     files.put_file(local, path)
     os.unlink(local)
     return
@@ -285,6 +283,13 @@ def only_user(folder, program):
 def _file_of(path):
   record = split_record(path)
   return record[0] if record else path
+
+
+def _store_with_folder(path):
+  """Returns what `_store` does; the folder of the file is made."""
+  files, path = _store(path)
+  files.makedirs(path.rpartition('/')[0], exist_ok=True)
+  return files, path
 
 
 def _store(path):
