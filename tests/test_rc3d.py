@@ -178,6 +178,15 @@ def test_targets_of_what_is_drawn():
     assert outputs['labels'][0][i] == label + 1
     assert outputs['proposal_mask'][0][i]
     np.testing.assert_allclose(outputs['targets'][0][i], 0, atol=1e-6)
+  # Others move by tenths and grow by fifths.
+  actions = outputs['labels'][0] > 0
+  boxes = outputs['proposals'][0][actions]
+  best = segments_lib.temporal_iou(
+      boxes[:, None], truth[0, :2, :2], extra=1).argmax(1)
+  moved = segments_lib.encode(boxes, truth[0, best, :2])
+  assert np.abs(moved).max() > 0.01
+  np.testing.assert_allclose(outputs['targets'][0][actions],
+                             moved / np.asarray([0.1, 0.2]), atol=1e-4)
   # A buffer without truth has background alone, and finite losses.
   assert set(outputs['rpn_labels'][1]) == {-1, 0}
   assert not outputs['labels'][1].any()
