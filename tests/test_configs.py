@@ -82,6 +82,8 @@ def test_whole_network_can_be_built(name, argument):
   classes = c.model.num_classes or 10
   heads = {'head': classes} if isinstance(classes, int) else {
       f'head_{head}': number for head, number in classes.items()}
+  if '+' in c.model.options.get('branches', ''):
+    heads['head_total'] = classes
   assert {name: value['kernel'].shape[-1]
           for name, value in shapes['params'].items()
           if name.startswith('head')} == heads
