@@ -76,7 +76,7 @@ def settings(arguments: dict, pixels: Pixels) -> ml_collections.ConfigDict:
       'model': {'num_frames': frames, 'crop_size': (height, width)},
       'data': {
           'resize': _enlarged(pixels.resize, height, width),
-          'dense_span': frames, 'rotate': True,
+          'dense_span': frames, 'rotate': True, 'short_clips': 'published',
           'frames_by': 'ordinal', 'frame_rate': 0.0,
           'mean': tuple(m / 255 for m in mean),
           'std': tuple(s / 255 for s in std),
@@ -84,7 +84,7 @@ def settings(arguments: dict, pixels: Pixels) -> ml_collections.ConfigDict:
           'flow_stack': channels // 2, 'flow_size': 0,
           'frame_template': '{:05d}.jpg', 'first_frame': 1},
       'eval': {
-          'num_frames': 0, 'crop_size': (0, 0), 'crops': 1,
+          'num_frames': 0, 'crop_size': (0, 0), 'resize': 0, 'crops': 1,
           'clips': 10 if pixels.consecutive else 1,
           'sampling': 'dense' if pixels.consecutive else 'segment',
           'average': pixels.average}})
