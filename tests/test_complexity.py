@@ -29,6 +29,7 @@ def test_equals_table_1_to_the_integer(row):
   assert counts.flops == row['flops_table1_convention']
 
 
+@pytest.mark.slow
 def test_time_gate_does_not_grow_with_frames():
   model = models.get_model('tsm_r50', num_classes=174,
                            attention='CinST->STinC')

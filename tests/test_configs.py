@@ -43,7 +43,7 @@ _CASES = [(name, argument) for name in _NAMES
 _LONG = ('sta', 'st_abn_demo', 'st_abn_ssv2', 'tcnn_kinetics',
          'three_branch_small',
          'three_branch_ucf_hmdb', 'two_stream', 'two_stream_demo',
-         'two_stream_weizmann')
+         'two_stream_weizmann', 'weizmann')
 _STEPS = [pytest.param(*case, marks=pytest.mark.slow) if case[0] in _LONG
           else case for case in _CASES if case != ('two_stream_demo', 'rgb')
           and not str(case[1]).startswith(('c3d', 'p3d', 'resnext'))]

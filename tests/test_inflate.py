@@ -62,6 +62,7 @@ def _equal(a, b):
   np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.mark.slow
 def test_still_clip_gives_the_slow_pathway_the_features_of_the_image(tmp_path):
   flat, variables, file = _saved(tmp_path, 'tsn_r50', 'torchvision',
                                  dropout=0.0)

@@ -136,6 +136,7 @@ def test_capture_adds_stages_and_gates_and_changes_nothing(small):
   assert 0 < gate.min() < gate.max() < 1
 
 
+@pytest.mark.slow
 def test_any_number_of_frames_and_any_size(small):
   model, variables, x = small
   for clip in (x[:, :1], jnp.concatenate([x, x], 1), x[:, :, :33, :36]):
@@ -211,6 +212,7 @@ def test_logits_are_float32_in_a_bfloat16_network(small):
   assert 1e-4 < seeded.difference(logits, exact) < 0.05
 
 
+@pytest.mark.slow
 def test_float64_is_float64_throughout():
   with jax.enable_x64(True):
     double = models.get_model(

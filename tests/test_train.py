@@ -523,6 +523,7 @@ def test_plateau_lowers_the_rate_of_the_run(tmp_path):
   assert scale < 1
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_weights_and_statistics_in_float32():
   c = small.config(model__dtype='bfloat16', model__dropout=0.0)
   single = small.config(model__dropout=0.0)
