@@ -77,6 +77,8 @@ def test_network_equals_the_reference(data_dir):
     near(branches[name], golden[key], atol=1e-4)
   near(outputs['logits'], golden['f_total'], atol=1e-4)
   near(outputs['frame_logits'].mean(1), branches['original'], atol=1e-5)
+  near(outputs['class_maps'].mean((2, 3)) + weights['fc.bias'],
+       outputs['frame_logits'], atol=1e-4)  # The original's maps.
   loss = losses.cross_entropy(outputs, {
       'targets': losses.one_hot_targets(golden['label'][None], 10)})
   near(loss, [golden['losses'].sum()], atol=1e-4)

@@ -134,9 +134,9 @@ class ThreeBranch(recognizer.Recognizer):
               head.variables['params']['bias'], video, train, phi, capture)
       outputs = {'frame_logits': seen['frame_logits'],
                  'response_attention': seen['response']}
-      for kind, last in zip(kinds, last_of(
+      for kind, resampled in zip(kinds, last_of(
           [seen[kind]['video'] for kind in kinds])):
-        features[kind] = pooled(last)
+        features[kind] = pooled(resampled)
         logits[kind] = head(features[kind])
         if capture:
           outputs |= {f'{kind}_attention': seen[kind]['saliency'],
