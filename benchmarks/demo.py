@@ -19,9 +19,9 @@ import time
 import numpy as np
 
 from input_pipeline import decode
+from input_pipeline import resizing
 from input_pipeline import sampling
 from input_pipeline import synthetic
-from input_pipeline import transforms
 from vidattn_jax.tools import fuse
 from vidattn_jax.training import evaluate
 from vidattn_jax.training import metrics
@@ -117,7 +117,7 @@ def draw(data, results, path):
     clip = str(next((pathlib.Path(data) / 'val' / name).glob('*.mp4')))
     entry = decode.probe(clip)
     indices = sampling.segment_eval(entry.num_frames, 6)[0]
-    frames = transforms.resize(decode.decode_frames(clip, indices, entry),
+    frames = resizing.resize(decode.decode_frames(clip, indices, entry),
                                (120, 160))
     axis = figure.add_subplot(grid[row, 0])
     axis.imshow(np.concatenate(list(frames[:, :, 20:140]), axis=1))

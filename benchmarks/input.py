@@ -23,15 +23,18 @@ import decord
 import numpy as np
 
 from benchmarks import decode as decoding
+from configs import common
 from input_pipeline import decode
 from input_pipeline import prepare
 from input_pipeline import records
+from input_pipeline import resizing
 from input_pipeline import storage
 from input_pipeline import synthetic
 from input_pipeline import transforms
 
 HEIGHT, WIDTH = 256, 340
 RESIZE, CROP = 256, (224, 224)
+RESAMPLER = common.get_config().data.resampler
 # File name, encoder, options: about the bits that such clips have on the web.
 MADE = (
     ('h264_gop250.mp4', 'libx264', {
@@ -68,7 +71,9 @@ def here(place, entry, draw):
     frames = decode.decode_folder(place, draw.indices)
   else:
     frames = decode.decode_frames(place, draw.indices, entry)
-  return transforms.resize(draw.cut(transforms.resize(frames, RESIZE)), CROP)
+  frames = resizing.resize(frames, RESIZE, RESAMPLER)
+  return np.ascontiguousarray(
+      resizing.resize(draw.cut(frames), CROP, RESAMPLER))
 
 
 def rival(path, size, draw):
@@ -124,7 +129,7 @@ def quality(path, place, entry):
               else decode.decode_frames(place, indices, entry))
     frames = decode.decode_frames(path, indices)
     if max(np.subtract(frames.shape[1:3], stored.shape[1:3])) > 1:
-      frames = transforms.resize(frames, stored.shape[1:3])
+      frames = resizing.resize(frames, stored.shape[1:3])
     frames = frames[:, :stored.shape[1], :stored.shape[2]]
     errors.append(((stored.astype(np.float64) - frames) ** 2).mean())
   return 10 * np.log10(255 ** 2 / np.mean(errors))
@@ -146,7 +151,6 @@ def prepared(paths, folder, profile):
 
 
 def _data(root):
-  from configs import common
   section = common.get_config().data
   section.root = str(root)
   return section

@@ -14,6 +14,7 @@ import numpy as np
 from input_pipeline import containers
 from input_pipeline import decode
 from input_pipeline import labels
+from input_pipeline import resizing
 from input_pipeline import sampling
 from input_pipeline import stacks
 from input_pipeline import stored_flow
@@ -172,10 +173,11 @@ class _Frames:
   From memory if they are kept there.
   """
 
-  def __init__(self, dataset, data, size):
+  def __init__(self, dataset, data, size, resampler):
     self._records = dataset.records
     self._data = data
     self._size = size
+    self._resampler = resampler
     self._flow_root = data.flow_root if data.modality == 'flow' else ''
     self._kept = {} if data.cache_frames else None
 
@@ -190,7 +192,8 @@ class _Frames:
     return self._kept[index][frame_indices]
 
   def _decode(self, index, frame_indices):
-    return transforms.resize(self.decode(index, frame_indices), self._size)
+    return resizing.resize(self.decode(index, frame_indices), self._size,
+                           self._resampler)
 
   def decode(self, index, frame_indices):
     """Returns frames of record `index` in their own size."""
@@ -210,7 +213,8 @@ class TrainClip:
     self._annotate = annotate
     self._dataset = dataset
     self._records = dataset.records
-    self._frames = _Frames(dataset, config.data, config.data.resize)
+    self._frames = _Frames(dataset, config.data, config.data.resize,
+                           config.data.resampler)
     self._data = config.data
     self._flow = stacks.flow_recipe(config.data)
     self._num_frames = config.model.num_frames
@@ -260,7 +264,8 @@ class _EvalViews:
   def __init__(self, dataset, config, recipe):
     self._dataset = dataset
     self._records = dataset.records
-    self._frames = _Frames(dataset, config.data, recipe['resize'])
+    self._frames = _Frames(dataset, config.data, recipe['resize'],
+                           resizing.of_recipe(recipe))
     self._recipe = recipe
     self._parts = None
     if transforms.is_consecutive(recipe):

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from input_pipeline import decode
+from input_pipeline import resizing
 from input_pipeline import timing
 from input_pipeline import transforms
 
@@ -40,7 +41,7 @@ def frames(path, recipe, frame_template='{:05d}.jpg',
     source = _by_number(path, recipe)
   for frame in source:
     [view] = transforms.center_crop(
-        transforms.resize(frame[None], size), crop_size)
+        resizing.resize(frame[None], size), crop_size)
     yield view
 
 

@@ -15,10 +15,10 @@ import time
 import numpy as np
 
 from input_pipeline import decode
+from input_pipeline import resizing
 from input_pipeline import stacks
 from input_pipeline import storage
 from input_pipeline import stored_flow
-from input_pipeline import transforms
 
 # What must be the same in all of a data set's flow.
 _SETTINGS = ('bound', 'method', 'parameters', 'format', 'size')
@@ -211,7 +211,7 @@ def _folder_frames(path, num_frames, naming):
 
 
 def _resized(frames, size):
-  return transforms.resize(frames, size) if size else frames
+  return resizing.resize(frames, size) if size else frames
 
 
 def fields(read, indices, method, bound, size=0):

@@ -19,7 +19,6 @@ import time
 
 import av
 import numpy as np
-import PIL
 
 from input_pipeline import beam_runs
 from input_pipeline import datasets
@@ -27,6 +26,7 @@ from input_pipeline import labels as labels_lib
 from input_pipeline import lists
 from input_pipeline import records
 from input_pipeline import reencode
+from input_pipeline import resizing
 from input_pipeline import shard_jobs
 from input_pipeline import sources
 from input_pipeline import storage
@@ -154,7 +154,7 @@ def make_recipe(profile, short_side=256, gop=12, crf=20, preset='medium',
     raise ValueError(f'A short side of {short_side} pixels is too small; '
                      'give 16 or more, or 0 to keep the size.')
   recipe = {'profile': profile, 'short_side': short_side, 'rotate': rotate,
-            'resampler': f'Pillow {PIL.__version__} bilinear, antialiased',
+            'resampler': resizing.RESAMPLERS['pillow'],
             'ffmpeg': av.ffmpeg_version_info}
   if profile == 'jpeg':
     if not 1 <= quality <= 95:

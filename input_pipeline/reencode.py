@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline import decode
-from input_pipeline import transforms
+from input_pipeline import resizing
 from input_pipeline import zips
 
 # x264's macroblock tree reads memory that nobody has written: the same frames
@@ -63,7 +63,7 @@ class H264:
     height, width = frame.shape[:2]
     size = small_size(height, width, self._recipe['short_side'])
     if max(height - size[0], width - size[1]) > 1:
-      frame = transforms.resize(frame[None], size)[0]
+      frame = resizing.resize(frame[None], size)[0]
     frame = np.ascontiguousarray(frame[:size[0], :size[1]])
     if self._output is None:
       self._open(*size)
@@ -111,7 +111,7 @@ class Jpegs:
     height, width = frame.shape[:2]
     short = self._recipe['short_side']
     if short and short < min(height, width):
-      frame = transforms.resize(frame[None], short)[0]
+      frame = resizing.resize(frame[None], short)[0]
     blob = io.BytesIO()
     Image.fromarray(frame).save(blob, 'JPEG', quality=self._recipe['quality'])
     self._files.append((f'{len(self._files) + 1:05d}.jpg', blob.getvalue()))

@@ -2,19 +2,14 @@
 
 Frames have three channels, RGB, or two: the x and y of stored optical flow,
 128 for no motion. Clips of stored flow stack its fields as channels at last.
-
-Pillow resizes (bilinear, antialiased), as in the published codes: other
-resizers differ by many grey levels, so its name and version belong to the
-recipe.
 """
 
 import av
 import numpy as np
-import PIL
-from PIL import Image
 
 from input_pipeline import labels
 from input_pipeline import lengths
+from input_pipeline import resizing
 from input_pipeline import sampling
 from input_pipeline import stacks
 
@@ -24,38 +19,6 @@ _CONSECUTIVE = {'consecutive': False, 'consecutive_whole': True}
 _SAMPLING = ('segment', 'dense')
 # Training crops of any size, resized to that wanted.
 _RESIZED_CROPS = ('multiscale', 'corner')
-
-
-def resize(frames, size):
-  """Resizes frames, bilinear with antialiasing.
-
-  Args:
-    frames: uint8 [T, H, W, C]; the motion in flow is not rescaled.
-    size: length of the short side, the other in proportion; or (height, width).
-
-  Returns:
-    uint8 [T, h, w, C].
-  """
-  new = _resized(frames.shape[1:3], size)
-  if new == frames.shape[1:3]:
-    return frames
-  if frames.shape[-1] != 3:
-    return np.stack([_resize_images(plane, new)
-                     for plane in np.moveaxis(frames, -1, 0)], axis=-1)
-  return _resize_images(frames, new)
-
-
-def _resize_images(images, size):
-  bilinear = Image.Resampling.BILINEAR
-  return np.stack([np.asarray(Image.fromarray(image).resize(
-      size[::-1], bilinear)) for image in images])
-
-
-def _resized(image_size, size):
-  """Returns the (height, width) that `resize` brings frames to."""
-  if not isinstance(size, int):
-    return tuple(size)
-  return tuple(int(side * size / min(image_size)) for side in image_size)
 
 
 def multiscale_sizes(image_size, crop_size, scales=(1, 0.875, 0.75, 0.66)):
@@ -97,7 +60,8 @@ def fixed_offsets(image_size, crop_size):
       (1, 1), (3, 1), (1, 3), (3, 3))]
 
 
-def multiscale_crop(rng, frames, crop_size, scales=(1, 0.875, 0.75, 0.66)):
+def multiscale_crop(rng, frames, crop_size, scales=(1, 0.875, 0.75, 0.66),
+                    resampler='pillow'):
   """Cuts one random size at one of 13 places and resizes it.
 
   Args:
@@ -105,6 +69,7 @@ def multiscale_crop(rng, frames, crop_size, scales=(1, 0.875, 0.75, 0.66)):
     frames: uint8 [T, H, W, 3].
     crop_size: (height, width) of the result.
     scales: falling factors of the short side.
+    resampler: see `resizing.resize`.
 
   Returns:
     uint8 [T, *crop_size, 3].
@@ -114,10 +79,11 @@ def multiscale_crop(rng, frames, crop_size, scales=(1, 0.875, 0.75, 0.66)):
   width, height = sizes[rng.integers(len(sizes))]
   places = fixed_offsets(image_size, (height, width))
   place = places[rng.integers(len(places))]
-  return resize(_cut(frames, place, (height, width)), crop_size)
+  return resizing.resize(
+      _cut(frames, place, (height, width)), crop_size, resampler)
 
 
-def corner_crop(rng, frames, crop_size, scales):
+def corner_crop(rng, frames, crop_size, scales, resampler='pillow'):
   """Cuts one random size at a corner or the centre and resizes it.
 
   The crop of 3D-ResNets (Hara et al., CVPR 2018).
@@ -127,6 +93,7 @@ def corner_crop(rng, frames, crop_size, scales):
     frames: uint8 [T, H, W, 3].
     crop_size: (height, width) of the result.
     scales: of both sides; at 1 the crop is as large as fits in.
+    resampler: see `resizing.resize`.
 
   Returns:
     uint8 [T, *crop_size, 3].
@@ -139,7 +106,7 @@ def corner_crop(rng, frames, crop_size, scales):
   places = [(round(right / 2), round(down / 2)), (0, 0), (right, 0), (0, down),
             (right, down)]
   place = places[rng.integers(len(places))]
-  return resize(_cut(frames, place, size), crop_size)
+  return resizing.resize(_cut(frames, place, size), crop_size, resampler)
 
 
 def random_crop(rng, frames, crop_size):
@@ -219,9 +186,11 @@ def train_clip(rng, frames, label, data, crop_size, flipped):
     (uint8 [T, *crop_size, C], label).
   """
   if data.crop == 'multiscale':
-    frames = multiscale_crop(rng, frames, crop_size, data.crop_scales)
+    frames = multiscale_crop(rng, frames, crop_size, data.crop_scales,
+                             data.resampler)
   elif data.crop == 'corner':
-    frames = corner_crop(rng, frames, crop_size, data.crop_scales)
+    frames = corner_crop(rng, frames, crop_size, data.crop_scales,
+                         data.resampler)
   elif data.crop == 'random':
     frames = random_crop(rng, frames, crop_size)
   else:
@@ -246,6 +215,7 @@ def check_train(config):
   if data.sampling not in _SAMPLING:
     raise ValueError(f'data.sampling must be {names}, not {data.sampling!r}')
   _check_short(data.short_clips)
+  resizing.check(data.resampler)
   if data.crop not in ('multiscale', 'corner', 'random', 'center'):
     raise ValueError("data.crop must be 'multiscale', 'corner', 'random' or "
                      f"'center', not {data.crop!r}")
@@ -280,7 +250,8 @@ def check_sizes(records, config, recipe, split):
     entry = record.entry
     turned = config.data.rotate and entry.rotation % 180 == 90
     wanted = config.data.resize if split == 'train' else recipe['resize']
-    size = _resized((entry.height, entry.width)[::-1 if turned else 1], wanted)
+    size = resizing.resized(
+        (entry.height, entry.width)[::-1 if turned else 1], wanted)
     if crop_size[0] > size[0] or crop_size[1] > size[1]:
       key = ('eval.resize' if split == 'eval' and config.eval.resize
              else 'data.resize')
@@ -312,6 +283,7 @@ def pixel_recipe(config):
     raise ValueError(
         f'eval.crops must be one of {CROPS}, not {evaluation.crops}')
   _check_short(data.short_clips)
+  resizing.check(data.resampler)
   known = (*_SAMPLING, *_CONSECUTIVE)
   if evaluation.sampling not in known:
     raise ValueError(f'eval.sampling must be {" or ".join(map(repr, known))}, '
@@ -333,7 +305,7 @@ def pixel_recipe(config):
       'frames_by': data.frames_by,
       'frame_rate': data.frame_rate,
       'video_stream': 'best',
-      'resampler': f'Pillow {PIL.__version__} bilinear, antialiased',
+      'resampler': resizing.RESAMPLERS[data.resampler],
       'decoder': f'PyAV {av.__version__}',
       'ffmpeg': av.ffmpeg_version_info,
   }
@@ -414,7 +386,8 @@ def views_from_recipe(recipe, num_frames, read, places=None):
   if flow and flow['stored'] and frames.shape[-1] != 2:
     raise ValueError('the network sees stored flow, but frames were given; '
                      'compute their flow with flow.fields')
-  frames = resize(frames, recipe['resize'])
+  frames = resizing.resize(
+      frames, recipe['resize'], resizing.of_recipe(recipe))
   cut = crops(frames, recipe['crop_size'], recipe['crops'])
   views = stacks.stack_fields(flow, cut[:, where.reshape(indices.shape)])
   return views.reshape(-1, *views.shape[2:])
@@ -432,7 +405,8 @@ def first_view(recipe, indices, read):
     uint8 [n, H, W, C].
   """
   distinct, where = np.unique(indices, return_inverse=True)
-  frames = resize(read(distinct), recipe['resize'])
+  frames = resizing.resize(
+      read(distinct), recipe['resize'], resizing.of_recipe(recipe))
   return crops(frames, recipe['crop_size'], 1)[0][where]
 
 

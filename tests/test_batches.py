@@ -9,6 +9,7 @@ import pytest
 from configs import common
 from input_pipeline import batches
 from input_pipeline import decode
+from input_pipeline import resizing
 from input_pipeline import sampling
 from input_pipeline import sources
 from input_pipeline import synthetic
@@ -201,7 +202,7 @@ def test_evaluation_views_are_those_of_the_recipe(evaluated, dataset, root):
   np.testing.assert_array_equal(evaluated[2]['video'][1], views)
   # By hand: crop 2 (the centre) of clip 0, frame 1.
   frame = frames[sampling.segment_eval(len(frames), 3)[0][1]]
-  resized = transforms.resize(frame[None], 20)[0]
+  resized = resizing.resize(frame[None], 20, 'swscale')[0]
   np.testing.assert_array_equal(views[4, 1], resized[2:18, 4:20])
 
 
@@ -235,7 +236,8 @@ def test_all_clips_of_a_video_in_rows_of_a_few(dataset, root, shards):
       part = clips[start:start + 2]
       index, mask, count, total, video = got[place]
       assert (index, mask, count, total) == (i, 1, len(part), len(clips))
-      cut = transforms.crops(transforms.resize(frames, 24), (16, 16), 3)
+      cut = transforms.crops(
+          resizing.resize(frames, 24, 'swscale'), (16, 16), 3)
       # Crops are outermost; what is missing repeats the clips that there are.
       wanted = cut[:, part[[0, -1 if len(part) > 1 else 0]]]
       np.testing.assert_array_equal(video, wanted.reshape(video.shape))

@@ -18,6 +18,7 @@ import small
 
 from input_pipeline import decode
 from input_pipeline import display
+from input_pipeline import resizing
 from input_pipeline import synthetic
 from input_pipeline import transforms
 from vidattn_jax import cli
@@ -161,7 +162,7 @@ def test_shown_frames_are_what_the_network_sees_but_sharper(videos, tmp_path):
   frames = np.stack(list(_sources(tmp_path, found)[0](NAMES[1])))
   assert frames.shape == (found.num_frames[1], 224, 224, 3)
   seen = _views(found, 1).astype(float)
-  shrunk = transforms.resize(frames[found.frame_indices[1].ravel()], (32, 32)
+  shrunk = resizing.resize(frames[found.frame_indices[1].ravel()], (32, 32)
                              ).reshape(seen.shape)
   difference = np.abs(shrunk - seen).mean()
   # Offsets are rounded before and after enlarging: half a pixel apart here.

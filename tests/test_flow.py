@@ -14,10 +14,10 @@ import pytest
 
 from input_pipeline import decode
 from input_pipeline import flow
+from input_pipeline import resizing
 from input_pipeline import sources
 from input_pipeline import stored_flow
 from input_pipeline import synthetic
-from input_pipeline import transforms
 from vidattn_jax import cli
 from vidattn_jax.tools import flow as methods
 
@@ -242,7 +242,7 @@ def test_damage_is_told_when_read(stored, tmp_path):
 @pytest.mark.parametrize('size, shape', [(10, (10, 12)), ([12, 20], (12, 20))])
 def test_frames_are_brought_to_a_size_before(root, tmp_path, size, shape):
   _extract(root, tmp_path, size=size)
-  frames = transforms.resize(decode.decode_all(str(root / 'a/02.mp4')), size)
+  frames = resizing.resize(decode.decode_all(str(root / 'a/02.mp4')), size)
   path = stored_flow.locate(str(tmp_path), 'a/02.mp4')
   np.testing.assert_array_equal(stored_flow.read(path, range(13)),
                                 _differences(frames, 20))

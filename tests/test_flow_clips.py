@@ -14,6 +14,7 @@ from configs import common
 from input_pipeline import batches
 from input_pipeline import decode
 from input_pipeline import flow
+from input_pipeline import resizing
 from input_pipeline import sampling
 from input_pipeline import sources
 from input_pipeline import stacks
@@ -89,7 +90,7 @@ def root(tmp_path_factory):
     path = root / 'ab'[i % 2] / f'{i}.mp4'
     path.parent.mkdir(exist_ok=True)
     image = np.random.default_rng(i).integers(0, 256, (8, 10, 3), np.uint8)
-    image = transforms.resize(image[None], (40, 50))[0]
+    image = resizing.resize(image[None], (40, 50))[0]
     synthetic.encode(str(path), np.stack([
         np.roll(image, (i % 3 - 1) * t, 1)[8:28, 8:32] for t in range(length)]))
   (root / 'all.txt').write_text(''.join(
@@ -178,7 +179,7 @@ def test_evaluation_views(root, stored):
   # By hand: place 1 of the lower right corner, field 3, y.
   place = sampling.segment_eval(_LENGTHS[0] - 1, 3, stack=5)[0][1]
   y = _fields(stored, 0)[place + 3, ..., 1]
-  rgb = transforms.resize(np.repeat(y[None, ..., None], 3, -1), (24, 30))
+  rgb = resizing.resize(np.repeat(y[None, ..., None], 3, -1), (24, 30))
   np.testing.assert_array_equal(views[3, 1, ..., 7], rgb[0, 8:, 14:, 0])
 
 

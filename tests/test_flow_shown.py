@@ -11,6 +11,7 @@ import small
 
 from input_pipeline import decode
 from input_pipeline import flow
+from input_pipeline import resizing
 from input_pipeline import sources
 from input_pipeline import stored_flow
 from input_pipeline import synthetic
@@ -75,7 +76,7 @@ def test_panel_of_flow_is_the_middle_field_in_pixels():
 def video(tmp_path_factory):
   path = tmp_path_factory.mktemp('flow_shown') / 'slide_right.mp4'
   frames = synthetic.render('slide_right', np.random.default_rng(3))
-  synthetic.encode(str(path), transforms.resize(frames[:14], (60, 80)))
+  synthetic.encode(str(path), resizing.resize(frames[:14], (60, 80)))
   return path
 
 

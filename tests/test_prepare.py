@@ -22,10 +22,10 @@ from input_pipeline import decode
 from input_pipeline import prepare
 from input_pipeline import records
 from input_pipeline import reencode
+from input_pipeline import resizing
 from input_pipeline import sources
 from input_pipeline import storage
 from input_pipeline import synthetic
-from input_pipeline import transforms
 from tests import owners
 
 # Encoder, pixel format, options and number of frames of each video.
@@ -291,7 +291,7 @@ def test_frame_i_is_frame_i_after_encoding(corpus, tmp_path, profile, least):
   for name, record in prepared.items():
     assert record.num_frames == FRAMES[name]
     frames = read(record, data(report.root))
-    wanted = transforms.resize(read(originals[name], data(corpus)), (32, 42))
+    wanted = resizing.resize(read(originals[name], data(corpus)), (32, 42))
     assert psnr(frames, wanted) > least
     # No other frame is as near: none was lost, doubled or moved.
     distances = np.abs(frames[:, None].astype(int) - wanted[None]).mean(

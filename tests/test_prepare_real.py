@@ -11,8 +11,8 @@ from input_pipeline import batches
 from input_pipeline import decode
 from input_pipeline import prepare
 from input_pipeline import records
+from input_pipeline import resizing
 from input_pipeline import sources
-from input_pipeline import transforms
 
 pytestmark = pytest.mark.slow
 
@@ -124,5 +124,5 @@ def test_segments_of_untrimmed_recordings(shared, tmp_path, profile):
       if profile == 'copy':
         np.testing.assert_array_equal(found, wanted)
       else:
-        wanted = transforms.resize(wanted, found.shape[1:3])
+        wanted = resizing.resize(wanted, found.shape[1:3])
         assert np.abs(found.astype(int) - wanted).mean() < 6

@@ -7,6 +7,7 @@ import pytest
 
 from configs import common
 from input_pipeline import labels
+from input_pipeline import resizing
 from input_pipeline import sampling
 from input_pipeline import transforms
 
@@ -29,7 +30,7 @@ def _corners(views):
 
 def test_resize_and_centre_crop_equal_published_pixels(data_dir):
   with np.load(data_dir / 'aia_preprocess.npz') as golden:
-    resized = transforms.resize(golden['image'][None], (30, 40))
+    resized = resizing.resize(golden['image'][None], (30, 40))
     np.testing.assert_array_equal(resized[0], golden['resized'])
     cut = transforms.center_crop(resized, (28, 28))[0] / 255
     config = common.get_config()
@@ -39,9 +40,9 @@ def test_resize_and_centre_crop_equal_published_pixels(data_dir):
 
 def test_short_side_keeps_the_shape():
   frames = np.zeros((1, 240, 320, 3), np.uint8)
-  assert transforms.resize(frames, 60).shape == (1, 60, 80, 3)
+  assert resizing.resize(frames, 60).shape == (1, 60, 80, 3)
   upright = np.zeros((1, 320, 240, 3), np.uint8)
-  assert transforms.resize(upright, 60).shape == (1, 80, 60, 3)
+  assert resizing.resize(upright, 60).shape == (1, 80, 60, 3)
 
 
 def test_multiscale_sizes_and_offsets_equal_published_ones(golden):
@@ -67,7 +68,7 @@ def test_multiscale_crop_draws_every_size_and_place_alike():
   frames = np.random.default_rng(1).integers(
       0, 256, (2, 24, 32, 3), dtype=np.uint8)
   expected = {
-      transforms.resize(frames[:, y:y + h, x:x + w], (16, 20)).tobytes()
+      resizing.resize(frames[:, y:y + h, x:x + w], (16, 20)).tobytes()
       for w, h in transforms.multiscale_sizes((24, 32), (16, 20))
       for x, y in transforms.fixed_offsets((24, 32), (h, w))}
   drawn = {transforms.multiscale_crop(rng, frames, (16, 20)).tobytes()
@@ -80,7 +81,7 @@ def test_corner_crop_draws_every_scale_at_every_corner_alike(monkeypatch):
   frames = _map(60, 100).astype(np.float32)
   seen = {}
   with monkeypatch.context() as plain:
-    plain.setattr(transforms, 'resize', lambda cut, size: cut)
+    plain.setattr(resizing, 'resize', lambda cut, size, resampler: cut)
     for _ in range(1000):
       cut = transforms.corner_crop(rng, frames, (30, 30), (1.0, 0.5))
       key = (cut.shape[1:3], *_corners(cut[None]))
