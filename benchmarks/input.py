@@ -1,11 +1,14 @@
 """From a file to eight frames of 224x224 pixels, beside decord, cv2 and NumPy.
 
-Both take the same frames and the same crop of the frames whose short side is
+All take the same frames and the same crop of the frames whose short side is
 256 pixels: here as training does (`batches`, `transforms`), there with
-`decord.VideoReader.get_batch` and `cv2.resize`. Time is that of the processor,
-of all threads, clip by clip in turn on one core. Before that the pixels of both
-are compared. Then the same with what `vidattn prepare` makes of the files, and
-what it costs in quality.
+`decord.VideoReader.get_batch` and `cv2.resize`: with the threads that decord
+takes by itself, on all cores, and with one thread, which is its quickest. Time
+is that of the processor, of all threads, clip by clip in turn; all but the
+first rival keep to one core. Before that the pixels are compared. Beside it,
+the time of the decoder alone, for the frames that have to be decoded: what no
+reader of the same decoder falls below. Then the same with what `vidattn
+prepare` makes of the files, and what it costs in quality.
 
 Usage: python -m benchmarks.input [--data=DIR] [--rounds=15]
 """
@@ -17,6 +20,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from unittest import mock
 
 import cv2
 import decord
@@ -45,6 +49,8 @@ MADE = (
     ('mpeg4_bframes.avi', 'mpeg4', {'g': '12', 'bf': '2', 'b': '600k'}),
 )
 PROFILES = ('fast', 'jpeg')
+RIVALS = ('decord and cv2', 'decord on one thread')
+_CORES = os.sched_getaffinity(0)
 # Mean difference in levels up to which frames are the same.
 _SAME = 6.0
 
@@ -76,9 +82,9 @@ def here(place, entry, draw):
       resizing.resize(draw.cut(frames), CROP, RESAMPLER))
 
 
-def rival(path, size, draw):
-  """Reads a clip with decord on one thread, and OpenCV."""
-  frames = decord.VideoReader(path, num_threads=1).get_batch(
+def rival(path, size, draw, threads=1):
+  """Reads a clip with decord, 0 threads are its choice, and OpenCV."""
+  frames = decord.VideoReader(path, num_threads=threads).get_batch(
       draw.indices).asnumpy()
   if frames.shape[1:3] != size:
     frames = np.stack([cv2.resize(frame, size[::-1]) for frame in frames])
@@ -95,8 +101,8 @@ def compare(ours, path, entry, rounds):
     rounds: number of clips.
 
   Returns:
-    (ms here, ms there, (median, least, largest) of there / here, mean and
-    largest difference in levels).
+    ({reader: median ms}, {rival: (median, least, largest) of its time / here},
+    mean and largest difference in levels).
   """
   rng = np.random.default_rng(0)
   scale = RESIZE / min(entry.height, entry.width)
@@ -104,20 +110,44 @@ def compare(ours, path, entry, rounds):
   draws = [Draw(rng, entry, size) for _ in range(rounds)]
   apart = [np.abs(here(*ours, d).astype(int) - rival(path, size, d))
            for d in draws[:3]]
-  times = [], []
+  readers = {'here': lambda draw: here(*ours, draw),
+             RIVALS[0]: lambda draw: _on_all_cores(rival, path, size, draw, 0),
+             RIVALS[1]: lambda draw: rival(path, size, draw),
+             'alone': lambda draw: _decode_alone(*ours, draw)}
+  times = {name: [] for name in readers}
   for number, draw in enumerate(draws):
-    calls = [lambda: here(*ours, draw), lambda: rival(path, size, draw)]  # noqa: B023
-    for which in ((0, 1), (1, 0))[number % 2]:
+    names = list(readers)
+    for name in names[number % 4:] + names[:number % 4]:
       spent = []
       for _ in range(3):
         start = time.process_time()
-        calls[which]()
+        readers[name](draw)
         spent.append(time.process_time() - start)
-      times[which].append(1000 * min(spent))
-  ratios = [b / a for a, b in zip(*times, strict=True)]
-  return (*map(statistics.median, times),
-          (statistics.median(ratios), min(ratios), max(ratios)),
+      times[name].append(1000 * min(spent))
+  ratios = {name: [b / a for a, b in zip(times['here'], times[name],
+                                         strict=True)] for name in RIVALS}
+  return ({name: statistics.median(t) for name, t in times.items()},
+          {name: (statistics.median(r), min(r), max(r))
+           for name, r in ratios.items()},
           (np.mean([a.mean() for a in apart]), max(a.max() for a in apart)))
+
+
+def _on_all_cores(call, *args):
+  """Calls a function on all cores that this process may use."""
+  os.sched_setaffinity(0, _CORES)
+  try:
+    return call(*args)
+  finally:
+    os.sched_setaffinity(0, {min(_CORES)})
+
+
+def _decode_alone(place, entry, draw):
+  """Decodes what `here` does, and converts and keeps nothing of it."""
+  if entry.codec == 'folder':
+    return
+  nothing = np.zeros((1, 1, 3), np.uint8)
+  with mock.patch.object(decode, '_to_rgb', lambda *_: nothing):
+    decode.decode_frames(place, draw.indices, entry)
 
 
 def quality(path, place, entry):
@@ -176,11 +206,12 @@ def main():
   parser.add_argument('--data', help='folder of more videos')
   parser.add_argument('--rounds', type=int, default=15)
   args = parser.parse_args()
-  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+  os.sched_setaffinity(0, {min(_CORES)})
   cv2.setNumThreads(1)
   decord.logging.set_level(decord.logging.QUIET)
-  print('| file | read here | here, ms | decord and cv2, ms | ratio | '
-        'difference: mean, largest | PSNR | kB |\n' + '|---' * 8 + '|')
+  print('| file | read here | here, ms | of it the decoder | '
+        + ' | '.join(f'{name}, ms | ratio' for name in RIVALS)
+        + ' | difference: mean, largest | PSNR | kB |\n' + '|---' * 11 + '|')
   ratios = {}
   with tempfile.TemporaryDirectory() as folder:
     paths = files(folder, args.data)
@@ -190,7 +221,7 @@ def main():
       for kind in ('as it is', *PROFILES):
         ours = stored[kind][name] if kind in stored else (str(path), entry)
         try:
-          a, b, ratio, apart = compare(ours, str(path), entry, args.rounds)
+          times, ratio, apart = compare(ours, str(path), entry, args.rounds)
         except (decord.DECORDError, IndexError, ValueError) as error:
           print(f'| {name} | {kind} | the rival fails: {error} |', flush=True)
           break
@@ -200,14 +231,18 @@ def main():
         if wrong:
           print(f'| {name} | the rival returns other frames |', flush=True)
           break
-        ratios.setdefault(kind, []).append(ratio[0])
-        print(f'| {name} | {kind} | {a:.1f} | {b:.1f} | {ratio[0]:.2f} '
-              f'({ratio[1]:.2f} to {ratio[2]:.2f}) | {apart[0]:.2f}, {apart[1]}'
-              f' | {"" if loss is None else f"{loss:.1f} dB"} | '
-              f'{size / 1000:.0f} |', flush=True)
-  for kind, found in ratios.items():
-    print(f'{kind}: ratio median {statistics.median(found):.2f}, least '
-          f'{min(found):.2f}')
+        cells = [name, kind, f'{times["here"]:.1f}', f'{times["alone"]:.1f}']
+        for other in RIVALS:
+          ratios.setdefault((kind, other), []).append(ratio[other][0])
+          cells += [f'{times[other]:.1f}',
+                    '{:.2f} ({:.2f} to {:.2f})'.format(*ratio[other])]
+        cells += [f'{apart[0]:.2f}, {apart[1]}',
+                  '' if loss is None else f'{loss:.1f} dB',
+                  f'{size / 1000:.0f}']
+        print(f'| {" | ".join(cells)} |', flush=True)
+  for (kind, other), found in ratios.items():
+    print(f'{kind}, {other}: ratio median {statistics.median(found):.2f}, '
+          f'least {min(found):.2f}')
 
 
 if __name__ == '__main__':
