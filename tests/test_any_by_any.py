@@ -21,7 +21,7 @@ SMALL = {'width': 1 / 8, 'num_classes': 5, 'num_frames': 32,
 ALIKE = ('tsn_r18', 'tsn_r50', 'tsn_r101', 'tsm_r50', 'tsm_r101', 'r3d_34',
          'r3d_50', 'r3d_101', 'r3d_152', 'slow_r18', 'slow_r50', 'slow_r101',
          'tsn_se_bninception', 'tstam', 'st_abn_r50', 'st_abn_r101', 'st_abn',
-         'three_branch', 'rc3d')
+         'three_branch', 'scnn', 'rc3d')
 SHALLOW = ('tsm_r18', 'r3d_18')
 DEEP = tuple(name for name in models.MODELS if name not in (*ALIKE, *SHALLOW))
 TRAINED = [('tsm_r18', 'CinST->STinC'), ('tsn_r50', 'S3D-G'),

@@ -1,4 +1,4 @@
-"""Windows of several lengths, and what S-CNN makes of their scores.
+"""Windows and buffers, and what S-CNN makes of the scores of windows.
 
 Shou et al., "Temporal Action Localization in Untrimmed Videos via Multi-stage
 CNNs", CVPR 2016. Times are frame / rate with frames counted from 1, as in its
@@ -37,6 +37,57 @@ def to_seconds(starts, lengths, rate: float = RATE) -> np.ndarray:
   """Returns the times of windows, float64 [W, 2], of first and last frame."""
   starts, lengths = np.asarray(starts, int), np.asarray(lengths, int)
   return np.stack([starts, starts + lengths - 1], -1) / rate
+
+
+def lay_buffers(num_frames: int, length: int, step: int,
+                backwards: bool = False) -> np.ndarray:
+  """Lays the buffers of R-C3D over a video.
+
+  Args:
+    num_frames: frames of the video.
+    length: of a buffer.
+    step: frames from one to the next.
+    backwards: go from the end to the start, too, as its training does; without,
+      one buffer at the end of the video ends it.
+
+  Returns:
+    First frames, int [B], from 0, rising; one buffer, which holds more than the
+    video, where that is shorter.
+  """
+  last = max(num_frames - length, 0)
+  more = range(last, -1, -step) if backwards else [last]
+  return np.unique([*range(0, last + 1, step), *more])
+
+
+def judge(action, chances, starts, lengths, windows=LENGTHS, least: float = 0.7,
+          prior=None, rate: float = RATE) -> dict:
+  """Turns what S-CNN's networks say of windows into detections.
+
+  Args:
+    action: float [N], the proposal network's probability of an action.
+    chances: float [N, K + 1], the localisation network's probabilities.
+    starts: int [N], first frames, from 1.
+    lengths: int [N], in frames.
+    windows: the lengths that there are, S of them.
+    least: windows whose `action` is lower are no proposals.
+    prior: float [S, K], see `length_prior`; None for none.
+    rate: frames of each second.
+
+  Returns:
+    Dict of arrays: `row` (which window), `start`, `end` (seconds), `label` and
+    `score`, of the windows that are of a class and no background.
+  """
+  chances = np.asarray(chances)
+  best = chances.argmax(1)
+  rows = np.flatnonzero((np.asarray(action) >= least) & (best > 0))
+  label, score = best[rows] - 1, chances[rows, best[rows]].astype(np.float64)
+  lengths = np.asarray(lengths)[rows]
+  if prior is not None:
+    window = np.searchsorted(windows, lengths)
+    score = score * np.asarray(prior)[window, label]
+  start, end = to_seconds(np.asarray(starts)[rows], lengths, rate).T
+  return {'row': rows, 'start': start, 'end': end, 'label': label,
+          'score': score}
 
 
 def length_prior(seconds, labels, num_classes: int, lengths=LENGTHS,

@@ -22,6 +22,7 @@ from vidattn_jax.backbones import resnet3d
 from vidattn_jax.backbones import tcnn
 from vidattn_jax.models import rc3d
 from vidattn_jax.models import recognizer
+from vidattn_jax.models import scnn
 from vidattn_jax.models import st_abn
 from vidattn_jax.models import three_branch
 
@@ -119,10 +120,17 @@ _NETWORKS['three_branch'] = dataclasses.replace(
     hosts=tuple(name for name, network in _NETWORKS.items()
                 if network.neck is None
                 and network.network is recognizer.Recognizer))
-# It finds segments; the others classify clips.
+# These find segments; the others classify clips.
+_NETWORKS['scnn'] = dataclasses.replace(
+    _NETWORKS['r3d_18'], network=scnn.SCNN, hosts=tuple(
+        name for name, network in _NETWORKS.items()
+        if network.fixed.get('consensus') == 'clip' and name != 'tstam'
+        and network.network is recognizer.Recognizer))
 _NETWORKS['rc3d'] = dataclasses.replace(
     _NETWORKS['c3d'], network=rc3d.RC3D, neck=None, fixed=_3D,
     defaults={'num_frames': 768, 'crop_size': 112, 'dropout': 0.5})
+# Names of those that find segments.
+DETECTORS = ('scnn', 'rc3d')
 # Every name that `get_model` knows.
 MODELS = tuple(_NETWORKS)
 # Fields that are not for users: the network's name decides them.
@@ -153,11 +161,13 @@ def get_model(name: str, **overrides) -> nn.Module:
       `attention.tstam.TSTAM`, too, and `backbone`, the name of a tsn_ or tsm_
       network (tsn_se_bninception unless given); so does `three_branch`, any
       but c3d, tstam and st_abn* (tcnn unless given), and `st_abn`, c3d or any
-      3D ResNet (slow_r50 unless given).
+      3D ResNet (slow_r50 unless given), and `scnn`, any 3D network that
+      classifies clips (r3d_18 unless given).
 
   Returns:
     A Flax module: `apply(variables, video [N, T, H, W, C], train=False)`
-    returns a dict with `logits` [N, K]; of rc3d, what `models.rc3d` tells.
+    returns a dict with `logits` [N, K]; of scnn and rc3d, what `models.scnn`
+    and `models.rc3d` tell.
 
   Raises:
     ValueError: a name is unknown, the message has the nearest; or a value is

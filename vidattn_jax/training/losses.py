@@ -113,6 +113,25 @@ def overlap_loss(logits, labels, overlaps, weight: float = 1.0):
   return entropy, weight * jnp.where(is_action, overlap, 0.0)
 
 
+def scnn_losses(outputs, labels, overlaps, weight: float = 1.0) -> dict:
+  """Computes the losses of S-CNN's networks, whose sum is trained.
+
+  Args:
+    outputs: of `models.scnn.SCNN`.
+    labels: int32 [N], class 0 is background.
+    overlaps: see `overlap_loss`.
+    weight: see there; with 0 the localisation network is the paper's
+      classification network.
+
+  Returns:
+    Dict of [N]: `proposal`, `class` and `overlap`.
+  """
+  proposal = optax.softmax_cross_entropy_with_integer_labels(
+      outputs['proposal_logits'], (labels > 0).astype(labels.dtype))
+  entropy, overlap = overlap_loss(outputs['logits'], labels, overlaps, weight)
+  return {'proposal': proposal, 'class': entropy, 'overlap': overlap}
+
+
 def smooth_l1(differences, sigma: float = 1.0):
   """Returns the absolute value, less 0.5 / sigma^2, rounded off near 0."""
   size = jnp.abs(differences)

@@ -99,7 +99,8 @@ def learning_rate_multipliers(params, config):
     if frozen.is_below(name, config.freeze):
       return 0.0
     value = options.bias_lr if group == 'bias' else 1.0
-    if name.startswith('head'):
+    # S-CNN has two classifiers, each below the network's name.
+    if any(part.startswith('head') for part in name.split('/')):
       value *= options.head_lr
     if '/attention' in name:
       value *= options.attention_lr

@@ -1,0 +1,73 @@
+"""S-CNN: its two networks, its losses, its windows."""
+
+import jax
+import numpy as np
+import pytest
+import seeded
+
+from vidattn_jax import models
+from vidattn_jax.detection import windows
+from vidattn_jax.training import losses
+
+pytestmark = pytest.mark.usefixtures('plain_forms')
+SMALL = {'num_classes': 3, 'num_frames': 16, 'crop_size': 32, 'width': 1 / 16}
+
+
+def test_parts_are_recognizers_and_attention_is_in_the_second():
+  model = models.get_model('scnn', attention='STA', **SMALL)
+  variables = seeded.variables(model, (1, *model.image_shape))
+  video = seeded.clip((2, *model.image_shape))
+  outputs = jax.jit(lambda v: model.apply(variables, v))(video)
+  assert outputs['proposal_logits'].shape == (2, 2)
+  assert outputs['logits'].shape == (2, 4)
+  for name, unit, key, classes in (('proposal', None, 'proposal_logits', 2),
+                                   ('localization', 'STA', 'logits', 4)):
+    alone = models.get_model('r3d_18', attention=unit, **{
+        **SMALL, 'num_classes': classes})
+    wanted = jax.jit(lambda v, alone=alone, name=name: alone.apply(
+        {kind: tree[name] for kind, tree in variables.items()}, v))(video)
+    assert seeded.difference(outputs[key], wanted['logits']) < 1e-5
+  units = [jax.tree_util.keystr(path) for path, _ in
+           jax.tree_util.tree_leaves_with_path(variables['params'])
+           if 'attention' in jax.tree_util.keystr(path)]
+  assert units and all('localization' in name for name in units)
+
+
+def test_hosts_are_3d_networks():
+  model = models.get_model('scnn', backbone='c3d', num_classes=3)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(
+      (1, *model.image_shape), np.float32))['params']
+  assert shapes['localization']['head']['kernel'].shape == (4096, 4)
+  assert shapes['proposal']['head']['kernel'].shape == (4096, 2)
+  with pytest.raises(ValueError, match='backbone of scnn'):
+    models.get_model('scnn', backbone='tsn_r18')
+
+
+def test_losses_by_hand():
+  labels = np.asarray([0, 2])
+  outputs = {'proposal_logits': np.asarray([[0.0, 0.0], [0.0, np.log(3)]]),
+             'logits': np.log(np.asarray([[.5, .25, .25], [.2, .2, .6]]))}
+  got = losses.scnn_losses(outputs, labels, np.asarray([0.0, 0.0625]), 2.0)
+  np.testing.assert_allclose(got['proposal'], np.log([2, 4 / 3]), rtol=1e-6)
+  np.testing.assert_allclose(got['class'], -np.log([.5, .6]), rtol=1e-6)
+  # 0.0625 ** 0.25 is one half.
+  np.testing.assert_allclose(got['overlap'], [0, .36 / .5 - 1], rtol=1e-5)
+
+
+def test_windows_are_kept_by_the_proposal_and_weighed_by_length():
+  action = [0.9, 0.6, 0.7, 0.8]
+  chances = [[.1, .2, .7], [0, 1, 0], [.3, .6, .1], [.8, .1, .1]]
+  found = windows.judge(action, chances, [1, 1, 26, 1], [16, 16, 32, 16],
+                        (16, 32), prior=[[1, .5], [.25, 1]])
+  assert found['row'].tolist() == [0, 2]
+  assert found['label'].tolist() == [1, 0]
+  np.testing.assert_allclose(found['score'], [.35, .15])
+  np.testing.assert_allclose(found['start'], [1 / 25, 26 / 25])
+  np.testing.assert_allclose(found['end'], [16 / 25, 57 / 25])
+
+
+def test_buffers_reach_both_ends():
+  lay = windows.lay_buffers
+  assert lay(100, 40, 25).tolist() == [0, 25, 50, 60]
+  assert lay(100, 40, 25, True).tolist() == [0, 10, 25, 35, 50, 60]
+  assert lay(30, 40, 25).tolist() == lay(40, 40, 25).tolist() == [0]
