@@ -185,6 +185,43 @@ def get_config():
   data.threads = 2
   data.prefetch = 4
 
+  # --- Untrimmed videos, for networks that find segments (scnn, rc3d) --------
+  config.detection = detection = ml_collections.ConfigDict()
+  # True segments: a JSON file in the layout of ActivityNet, a CSV table (video,
+  # start, end, label, subset), or a folder of THUMOS'14; itself or below
+  # `data.root`, where the videos lie in any folder, by their names; '' for
+  # networks that classify clips. Subsets to train and to evaluate on.
+  detection.annotations = ''
+  detection.train_subset = 'training'
+  detection.eval_subset = 'validation'
+  # S-CNN: lengths of the windows, in frames at `data.frame_rate`, and the share
+  # that neighbours of one length have in common. `model.num_frames` are taken
+  # evenly from each.
+  detection.windows = (16, 32, 64, 128, 256, 512)
+  detection.window_overlap = 0.75
+  # Windows that overlap an action by more than this are trained as its class,
+  # those that overlap none by as much as `background_below` as background. For
+  # each of the first so many of the second are drawn, `near_background` of them
+  # from those that touch an action.
+  detection.action_above = 0.5
+  detection.background_below = 0.3
+  detection.background = 1.0
+  detection.near_background = 0.5
+  # Factor of the overlap loss; with 0 the localisation network is trained as
+  # the paper's classification network.
+  detection.overlap_weight = 1.0
+  # R-C3D: frames from one buffer of `model.num_frames` to the next. In training
+  # segments count of which so many frames, and so much, is inside of a buffer,
+  # and buffers without such a segment are left out. True segments that a buffer
+  # may have; sets are padded to as many.
+  detection.buffer_step = 192
+  detection.least_frames = 3
+  detection.least_inside = 0.7
+  detection.max_segments = 20
+  # Training windows of actions, and buffers, move at random by up to this share
+  # of the step to the next one.
+  detection.shift = 0.0
+
   # --- Training --------------------------------------------------------------
   # Clips per step over all devices.
   config.batch_size = 32
@@ -280,6 +317,20 @@ def get_config():
   # `--mode=evaluate` also writes what the attention of ST-ABN is, in every
   # video of training and evaluation, for `vidattn edit`.
   evaluation.collect_attention = False
+  # Networks that find segments: the rule and the overlaps that detections are
+  # judged by (see `vidattn evaluate-detections`), which of the overlaps has the
+  # main figure, the margin of the suppression before (-1 for none), and how
+  # many test videos of THUMOS'14 count (213, 212 or 210; 0 for all there are).
+  evaluation.rule = 'thumos14'
+  evaluation.thresholds = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+  evaluation.main_threshold = 0.5
+  evaluation.nms_margin = 0.1
+  evaluation.thumos14_videos = 0
+  # S-CNN: windows whose probability of an action is lower are no proposals;
+  # whether scores are multiplied by how often actions of a class are about as
+  # long as the window in the training set.
+  evaluation.least_action = 0.7
+  evaluation.length_prior = True
   # Which checkpoint `--mode=evaluate` restores: 'best', 'latest' or a step.
   evaluation.checkpoint = 'best'
 

@@ -14,6 +14,7 @@ import re
 import numpy as np
 
 from input_pipeline import lists
+from input_pipeline.layouts import listing
 
 # Classes of THUMOS'14's detection task, and their numbers in its files, which
 # are those of UCF101.
@@ -24,6 +25,8 @@ THUMOS14 = {
     'HammerThrow': 36, 'HighJump': 40, 'JavelinThrow': 45, 'LongJump': 51,
     'PoleVault': 68, 'Shotput': 79, 'SoccerPenalty': 85, 'TennisSwing': 92,
     'ThrowDiscus': 93, 'VolleyballSpiking': 97}
+# Its subsets: how videos are named, and the end of the annotations' names.
+THUMOS14_SUBSETS = {'train': ('validation', 'val'), 'test': ('test', 'test')}
 # What columns of a table may be called; the first is the usual name.
 _COLUMNS = {'video': ('video', 'path', 'name'),
             'start': ('start', 'start_s', 't_start'),
@@ -52,8 +55,10 @@ def read(path, subset=None) -> Annotations:
   Args:
     path: JSON in the layout of ActivityNet (`database`) or with `classes` and
       `subsets`; a CSV table with the columns video, start, end, label and
-      perhaps subset; or a folder of THUMOS'14, of files Class_test.txt.
-    subset: which videos; may be left out if there is one subset only.
+      perhaps subset; or a folder of THUMOS'14, of files Class_test.txt and
+      Class_val.txt in it or below.
+    subset: which videos; may be left out if there is one subset only. Of
+      THUMOS'14 val or test.
 
   Returns:
     The annotations, classes in alphabetical order unless the file has its own.
@@ -152,35 +157,48 @@ def _check_classes(where, used, classes):
 def _read_thumos14(folder):
   """Returns {subset: {video: truth}} of files such as Billiards_test.txt."""
   subsets = {}
-  files = sorted(name for name in os.listdir(folder)
-                 if re.fullmatch(r'[A-Za-z]+_(val|test)\.txt', name))
-  if not files:
-    raise ValueError(f'{folder}: it has no files such as Billiards_test.txt')
-  # A class that is missing would only make its detections false.
-  for subset in {name[:-4].split('_')[1] for name in files}:
+  for subset, (_, end) in THUMOS14_SUBSETS.items():
+    try:
+      place, kinds = listing.find_ending(folder, f'_{end}.txt')
+    except ValueError:
+      continue
+    # A class that is missing would only make its detections false.
     for kind in THUMOS14:
-      if f'{kind}_{subset}.txt' not in files:
-        raise ValueError(f'{folder}: {kind}_{subset}.txt is missing')
-  for file in files:
-    kind, subset = file[:-4].split('_')
-    if kind != 'Ambiguous':
-      _check_classes(os.path.join(folder, file), [kind], tuple(THUMOS14))
-    videos = subsets.setdefault(subset, {})
-    path = os.path.join(folder, file)
-    for number, line in enumerate(lists.read_lines(path, 'segments'), 1):
-      words = line.split()
-      if not words:
-        continue
-      if len(words) != 3:
-        raise ValueError(f"{path}, line {number}: it is not 'video start end'")
-      times = tuple(_number(word, f'{path}, line {number}')
-                    for word in words[1:])
-      truth = videos.setdefault(words[0], _truth())
-      if kind == 'Ambiguous':
-        truth['ambiguous'].append(times)
-      else:
-        truth['segments'].append((*times, list(THUMOS14).index(kind)))
+      if kind not in kinds:
+        raise ValueError(f'{place}: {kind}_{end}.txt is missing')
+    for kind in kinds:
+      path = os.path.join(place, f'{kind}_{end}.txt')
+      if kind != 'Ambiguous':
+        _check_classes(path, [kind], tuple(THUMOS14))
+      for video, start, stop in thumos14_rows(path, subset):
+        truth = subsets.setdefault(end, {}).setdefault(video, _truth())
+        times = float(start), float(stop)
+        if kind == 'Ambiguous':
+          truth['ambiguous'].append(times)
+        else:
+          truth['segments'].append((*times, list(THUMOS14).index(kind)))
+  if not subsets:
+    raise ValueError(f'{folder}: it has no files such as Billiards_test.txt')
   return subsets
+
+
+def thumos14_rows(path, subset):
+  """Yields (video, start, stop), times as written, of a file of THUMOS'14.
+
+  Args:
+    path: a file such as `Billiards_test.txt`.
+    subset: one of `THUMOS14_SUBSETS`, whose name is in those of its videos.
+
+  Raises:
+    ValueError: a line is none of the format; names the file and the line.
+  """
+  named = THUMOS14_SUBSETS[subset][0]
+  for where, words in listing.rows_of(path, 3):
+    times = [_number(word, where) for word in words[1:]]
+    if not words[0].startswith(f'video_{named}_') or times[0] == times[1]:
+      raise ValueError(f"{where}: it is not 'video_{named}_NUMBER start "
+                       "stop', in seconds")
+    yield tuple(words)
 
 
 def _number(text, where):

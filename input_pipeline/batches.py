@@ -65,13 +65,30 @@ def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
     ValueError: keys that cannot be, or unlabelled records.
   """
   transforms.check_train(config)
-  rows = _rows(config.batch_size, 'batch_size', shard_index, shard_count)
   unlabelled = [r.name for r in dataset.records if r.label is None or (
       not dataset.multi and -1 in np.atleast_1d(r.label))]
   if unlabelled:
     raise ValueError(f'{unlabelled[0]} has no label and cannot be trained on')
-  load = TrainClip(dataset, config, annotate)
-  stream = (grain.MapDataset.range(len(dataset.records)).seed(config.seed)
+  return endless(len(dataset.records), TrainClip(dataset, config, annotate),
+                 config, start_step, num_steps, shard_index, shard_count)
+
+
+def endless(count, load, config, start_step, num_steps, shard_index=0,
+            shard_count=1):
+  """Iterates over this process's share of reshuffled passes without end.
+
+  Args:
+    count: number of the pass's items.
+    load: function of (number of an item, `np.random.Generator`) that returns
+      the arrays of a slot; worker processes must be able to take it.
+    config: the whole configuration.
+    start_step: see `train_batches`; and the others.
+    num_steps: number of batches.
+    shard_index: number of this process.
+    shard_count: processes that share each batch.
+  """
+  rows = rows_of(config.batch_size, 'batch_size', shard_index, shard_count)
+  stream = (grain.MapDataset.range(count).seed(config.seed)
             .shuffle().repeat().random_map(load))
   shard = _Shard(stream, start_step, num_steps, config.batch_size, rows)
   return _iterate(shard.batch(len(rows)), config.data)
@@ -103,7 +120,7 @@ def eval_batches(dataset, config, *, shard_index=0, shard_count=1):
     ValueError: keys that cannot be.
   """
   batch_size = config.eval.batch_size
-  rows = _rows(batch_size, 'eval.batch_size', shard_index, shard_count)
+  rows = rows_of(batch_size, 'eval.batch_size', shard_index, shard_count)
   load = _EvalViews(dataset, config, transforms.pixel_recipe(config))
   stream = grain.MapDataset.range(len(load)).repeat().map_with_index(load)
   steps = -(-len(load) // batch_size)
@@ -111,7 +128,7 @@ def eval_batches(dataset, config, *, shard_index=0, shard_count=1):
   return _iterate(shard.batch(len(rows)), config.data)
 
 
-def _rows(batch_size, key, shard_index, shard_count):
+def rows_of(batch_size, key, shard_index, shard_count):
   """Returns the rows of a global batch that belong to a process."""
   if batch_size < 1 or batch_size % shard_count:
     raise ValueError(f'{key}={batch_size} must be a positive multiple of the '
@@ -167,7 +184,7 @@ def _closing(dataset):
       close()
 
 
-class _Frames:
+class Frames:
   """Reads resized frames, or fields of stored flow, of records.
 
   From memory if they are kept there.
@@ -213,8 +230,8 @@ class TrainClip:
     self._annotate = annotate
     self._dataset = dataset
     self._records = dataset.records
-    self._frames = _Frames(dataset, config.data, config.data.resize,
-                           config.data.resampler)
+    self._frames = Frames(dataset, config.data, config.data.resize,
+                          config.data.resampler)
     self._data = config.data
     self._flow = stacks.flow_recipe(config.data)
     self._num_frames = config.model.num_frames
@@ -236,8 +253,8 @@ class TrainClip:
       video = stacks.stack_fields(self._flow, video)
     except decode.VideoError as error:
       logging.warning('Masked in training: %s', error)
-      video = np.full(stacks.clip_shape(
-          self._flow, self._num_frames, self._crop_size), _GREY, np.uint8)
+      video = grey(stacks.clip_shape(
+          self._flow, self._num_frames, self._crop_size))
       mask = 0
     slot = _slot(video, label, mask, index)
     if self._annotate:
@@ -264,8 +281,8 @@ class _EvalViews:
   def __init__(self, dataset, config, recipe):
     self._dataset = dataset
     self._records = dataset.records
-    self._frames = _Frames(dataset, config.data, recipe['resize'],
-                           resizing.of_recipe(recipe))
+    self._frames = Frames(dataset, config.data, recipe['resize'],
+                          resizing.of_recipe(recipe))
     self._recipe = recipe
     self._parts = None
     if transforms.is_consecutive(recipe):
@@ -299,8 +316,12 @@ class _EvalViews:
     views = recipe['crops'] * recipe['clips']
     shape = stacks.clip_shape(
         recipe.get('flow'), recipe['num_frames'], recipe['crop_size'])
-    video = np.full((views, *shape), _GREY, np.uint8)
-    return _slot(video, label, 0, index) | counts
+    return _slot(grey((views, *shape)), label, 0, index) | counts
+
+
+def grey(shape):
+  """Returns what stands for a video that cannot be decoded."""
+  return np.full(shape, _GREY, np.uint8)
 
 
 def _label(dataset, index):

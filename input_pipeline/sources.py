@@ -246,14 +246,7 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
     logging.warning('%d segments end after their video and are cut at its end: '
                     '%s', len(cut), ', '.join(cut[:5]))
   where = _place(config_data, split)
-  strict = config_data.bad_videos == 'fail'
-  if len(bad) > (0 if strict else config_data.max_bad_fraction * len(items)):
-    shown = '; '.join(f'{name}: {reason}' for name, reason in bad[:3])
-    allowed = ("data.bad_videos='fail'" if strict else
-               f'data.max_bad_fraction={config_data.max_bad_fraction:g}')
-    raise ValueError(
-        f'{len(bad)} of {len(items)} videos of {where} are unusable, more than '
-        f'{allowed} allows; the first: {shown}')
+  check_bad(config_data, bad, len(items), where)
   if not records:
     raise ValueError(f'{where} holds no usable video for {split}')
   if split == 'train':
@@ -265,6 +258,25 @@ def _checked(config_data, split, items, labels, classes, ignored, index_file):
       for r, made in zip(records, facts, strict=True))
   return Dataset(split, tuple(records), classes, tuple(ignored + bad),
                  fingerprint, config_data.labels == 'multi')
+
+
+def check_bad(config_data, bad, total, where):
+  """Raises a ValueError if more videos are bad than the configuration allows.
+
+  Args:
+    config_data: the section `data` of the configuration.
+    bad: (name, reason) of each.
+    total: number of all videos.
+    where: what to name in the error.
+  """
+  strict = config_data.bad_videos == 'fail'
+  if len(bad) > (0 if strict else config_data.max_bad_fraction * total):
+    shown = '; '.join(f'{name}: {reason}' for name, reason in bad[:3])
+    allowed = ("data.bad_videos='fail'" if strict else
+               f'data.max_bad_fraction={config_data.max_bad_fraction:g}')
+    raise ValueError(
+        f'{len(bad)} of {total} videos of {where} are unusable, more than '
+        f'{allowed} allows; the first: {shown}')
 
 
 def extent(item, entry):

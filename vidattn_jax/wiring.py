@@ -15,8 +15,11 @@ import numpy as np
 from input_pipeline import batches
 from input_pipeline import labels
 from input_pipeline import lengths
+from input_pipeline import pieces
 from input_pipeline import sources
 from input_pipeline import transforms
+from input_pipeline import untrimmed
+from vidattn_jax.detection import windows
 from vidattn_jax.editor import collected
 from vidattn_jax.editor import store
 from vidattn_jax.training import train
@@ -50,6 +53,8 @@ def training_inputs(config, workdir) -> train.Inputs:
     ValueError: the configuration or the data do not fit; one sentence.
   """
   transforms.check_train(config)
+  if config.detection.annotations:
+    return _untrimmed_inputs(config, workdir, ('train', 'eval'))
   sets = _load(config, workdir, ('train', 'eval'))
   labels.flips(config.data.flip_pairs, sets['train'].classes)
   annotate = None
@@ -71,23 +76,33 @@ def evaluation_inputs(config, workdir) -> train.Inputs:
   Raises:
     ValueError: the configuration or the data do not fit; one sentence.
   """
+  if config.detection.annotations:
+    return _untrimmed_inputs(config, workdir, ('eval',))
   return _inputs(config, _load(config, workdir, ('eval',)), 'eval')
 
 
 def _load(config, workdir, splits):
   """Returns {split: `sources.Dataset`}."""
-  index_file = config.data.index_file or os.path.join(workdir, 'index.json')
   pixels = transforms.pixel_recipe(config)
+  sets = _first_process_first(
+      config, workdir, splits,
+      lambda split, index: sources.load(config.data, split, index_file=index))
+  for split, dataset in sets.items():
+    transforms.check_sizes(dataset.records, config, pixels, split)
+    short = lengths.check_lengths(dataset.records, config, pixels, split)
+    sets[split] = dataclasses.replace(dataset, short=short)
+  return sets
 
-  def load(split):
-    return sources.load(config.data, split, index_file=index_file)
 
+def _first_process_first(config, workdir, splits, load):
+  """Returns {split: what `load` returns of it and of the file of the index}."""
+  index_file = config.data.index_file or os.path.join(workdir, 'index.json')
   # One process looks through the files; the others read what it found.
   first = jax.process_index() == 0
   sets, failure = {}, None
   try:
     if first:
-      sets = {split: load(split) for split in splits}
+      sets = {split: load(split, index_file) for split in splits}
   except ValueError as error:
     failure = error
   if jax.process_count() > 1:
@@ -96,12 +111,65 @@ def _load(config, workdir, splits):
       raise ValueError('The data cannot be used; process 0 says why.')
   if failure:
     raise failure
-  sets = sets or {split: load(split) for split in splits}
+  return sets or {split: load(split, index_file) for split in splits}
+
+
+def _untrimmed_inputs(config, workdir, splits) -> train.Inputs:
+  """Returns the trainer's inputs of a network that finds segments."""
+  pixels = transforms.pixel_recipe(config)
+  pixels['detection'] = _detection_recipe(config)
+  sets = _first_process_first(
+      config, workdir, splits,
+      lambda split, index: untrimmed.load(config, split, index))
   for split, dataset in sets.items():
     transforms.check_sizes(dataset.records, config, pixels, split)
-    short = lengths.check_lengths(dataset.records, config, pixels, split)
-    sets[split] = dataclasses.replace(dataset, short=short)
-  return sets
+  lay = functools.partial(windows.lay, detection=pixels['detection'],
+                          length=pixels['num_frames'])
+  shard = {'shard_index': jax.process_index(),
+           'shard_count': jax.process_count()}
+  trained, judged = sets.get('train'), sets['eval']
+  drawn = ()
+  if trained:
+    if trained.classes != judged.classes:
+      raise ValueError(
+          f'{config.detection.annotations}: the classes of training and '
+          'evaluation differ; annotate them in one file, or list the classes')
+    labels.flips(config.data.flip_pairs, trained.classes)
+    kind = (pieces.Windows if pixels['detection']['kind'] == 'windows'
+            else pieces.Buffers)
+    drawn = kind(trained, config, functools.partial(lay, train=True))
+  return train.Inputs(
+      classes=judged.classes,
+      steps_per_epoch=max(len(drawn) // config.batch_size, 1) if drawn else 0,
+      train_batches=lambda start, num: pieces.train_batches(
+          trained, config, drawn, start_step=start, num_steps=num, **shard),
+      eval_batches=lambda: pieces.eval_batches(judged, config, pixels, lay,
+                                               **shard),
+      train_names=tuple(v.name for v in trained.records) if trained else (),
+      eval_names=tuple(v.name for v in judged.records),
+      eval_lengths=tuple(v.num_frames for v in judged.records),
+      pixels=pixels, truth={v.name: v.truth for v in judged.records},
+      card={'name': config.data.name,
+            **{key: s.summary() for key, s in sets.items()},
+            **({'pieces': len(drawn)} if drawn else {})})
+
+
+def _detection_recipe(config) -> dict:
+  """Returns how untrimmed videos become pieces, and what is kept, as data."""
+  keys = config.detection
+  if config.model.name != 'scnn':
+    return {'kind': 'buffers', 'buffer_step': keys.buffer_step}
+  prior = None
+  if config.eval.length_prior:
+    truth = untrimmed.read_annotations(config, 'train')
+    rows = [row for video in truth.videos.values() for row in video['segments']]
+    prior = windows.length_prior(
+        [end - start for start, end, _ in rows], [row[2] for row in rows],
+        len(truth.classes), keys.windows,
+        config.data.frame_rate or windows.RATE).tolist()
+  return {'kind': 'windows', 'windows': list(keys.windows),
+          'window_overlap': keys.window_overlap,
+          'least_action': config.eval.least_action, 'prior': prior}
 
 
 def _inputs(config, sets, split, annotate=None):

@@ -1,10 +1,8 @@
 """THUMOS'14: segments of actions in untrimmed videos."""
 
+from input_pipeline import annotations
 from input_pipeline import storage
 from input_pipeline.layouts import listing
-
-# The list's name, the end of the annotations' names, and how videos are named.
-_SUBSETS = (('train', 'val', 'validation'), ('test', 'test', 'test'))
 
 
 def read(folder):
@@ -25,7 +23,7 @@ def read(folder):
   """
   folder = folder.rstrip('/')
   splits, names = {}, {}
-  for split, end, subset in _SUBSETS:
+  for split, (_, end) in annotations.THUMOS14_SUBSETS.items():
     place, found = listing.find_ending(folder, f'_{end}.txt')
     names[split] = sorted(set(found) - {'Ambiguous'})
     if names[split] != names['train']:
@@ -36,7 +34,7 @@ def read(folder):
       label = names['train'].index(name) if key == split else None
       rows = splits.setdefault(key, [])
       if name in found:
-        rows += _rows(storage.join(place, f'{name}_{end}.txt'), subset, label)
+        rows += _rows(storage.join(place, f'{name}_{end}.txt'), split, label)
   places = _places(folder)
   splits = {key: tuple(
       listing.Row(places.get(row.path, row.path), row.label, row.segment)
@@ -54,18 +52,11 @@ def read(folder):
       'evaluate', unit='seconds')
 
 
-def _rows(path, subset, label):
-  for where, words in listing.rows_of(path, 3):
-    try:
-      start, stop = map(float, words[1:])
-    except ValueError:
-      start, stop = 0, 0
-    if not words[0].startswith(f'video_{subset}_') or start == stop:
-      raise ValueError(f"{where}: it is not 'video_{subset}_NUMBER start "
-                       "stop', in seconds")
+def _rows(path, split, label):
+  for video, *times in annotations.thumos14_rows(path, split):
     # The published evaluation takes either order.
-    first, last = sorted(words[1:], key=float)
-    yield listing.Row(f'{words[0]}.mp4', label, (first, last))
+    first, last = sorted(times, key=float)
+    yield listing.Row(f'{video}.mp4', label, (first, last))
 
 
 def _places(folder):

@@ -59,6 +59,27 @@ def lay_buffers(num_frames: int, length: int, step: int,
   return np.unique([*range(0, last + 1, step), *more])
 
 
+def lay(num_frames: int, detection, length: int, train: bool = False):
+  """Lays the pieces that a detector looks at over a video.
+
+  Args:
+    num_frames: frames of the video.
+    detection: of the recipe: `kind` ('windows' or 'buffers'), and `windows` and
+      `window_overlap`, or `buffer_step`.
+    length: of a buffer.
+    train: as for training.
+
+  Returns:
+    (first frames, from 0; lengths), int [P] both.
+  """
+  if detection['kind'] == 'windows':
+    starts, lengths = slide(num_frames, detection['windows'],
+                            detection['window_overlap'])
+    return starts - 1, lengths
+  starts = lay_buffers(num_frames, length, detection['buffer_step'], train)
+  return starts, np.full(len(starts), length)
+
+
 def judge(action, chances, starts, lengths, windows=LENGTHS, least: float = 0.7,
           prior=None, rate: float = RATE) -> dict:
   """Turns what S-CNN's networks say of windows into detections.

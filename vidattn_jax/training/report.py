@@ -11,6 +11,7 @@ import jax
 
 import vidattn_jax
 from vidattn_jax.training import checkpoint
+from vidattn_jax.training import detections
 from vidattn_jax.training import writer
 
 
@@ -21,7 +22,7 @@ def write_result(config, workdir, inputs, result, step):
     config: the run's configuration.
     workdir: the run's directory; `eval` in it takes the files.
     inputs: the data.
-    result: an `evaluate.Result`.
+    result: an `evaluate.Result`, or a `detections.Result`.
     step: the weights' step.
 
   Returns:
@@ -31,27 +32,37 @@ def write_result(config, workdir, inputs, result, step):
     return None
   directory = epath.Path(workdir) / 'eval'
   directory.mkdir(parents=True, exist_ok=True)
-  views = {'frames': config.eval.num_frames or config.model.num_frames,
-           'clips': result.clip_scores.shape[1], 'crops': config.eval.crops}
+  found = isinstance(result, detections.Result)
+  views = {'frames': config.eval.num_frames or config.model.num_frames}
+  if not found:
+    views |= {'clips': result.clip_scores.shape[1], 'crops': config.eval.crops}
   card = {
       'result': result.summary(), 'step': step, 'views': views,
       'unreadable': list(result.unreadable), 'data': inputs.card,
       'pixels': inputs.pixels, 'config': plain(config),
       'version': vidattn_jax.__version__, 'revision': revision()}
-  stem = f'step{step}_' + 'x'.join(map(str, views.values()))
+  if found and result.judged is not None:
+    card['judged'] = result.judged.to_json()
+  stem, kind = (f'step{step}_detections', '.json') if found else (
+      f'step{step}_' + 'x'.join(map(str, views.values())), '.npz')
   for number in itertools.count(1):
-    path = directory / (stem + (f'_{number}' if number > 1 else '') + '.npz')
+    path = directory / (stem + (f'_{number}' if number > 1 else '') + kind)
     if not path.exists() or _same_evaluation(path, card):
       break
   result.save(path)
-  checkpoint.write_json(path.with_suffix('.json'), card)
+  checkpoint.write_json(_card_of(path), card)
   return path
+
+
+def _card_of(path):
+  """Returns where the card of scores, or of detections, lies."""
+  return path.with_suffix('.json' if path.suffix == '.npz' else '.card.json')
 
 
 def _same_evaluation(path, card):
   """Tells whether scores on disk are of the same videos, seen the same way."""
   try:
-    old = json.loads(path.with_suffix('.json').read_text())
+    old = json.loads(_card_of(path).read_text())
     return (old['data']['eval'] == card['data']['eval']
             and old['pixels'] == card['pixels']
             and old['config']['eval'] == card['config']['eval'])
@@ -66,26 +77,32 @@ def report(config, workdir, inputs, result, step):
     config: the run's configuration.
     workdir: the run's directory.
     inputs: the data.
-    result: an `evaluate.Result`.
+    result: an `evaluate.Result`, or a `detections.Result`.
     step: the weights' step.
   """
   path = write_result(config, workdir, inputs, result, step)
   if path is None:
     return
-  writer.plot_run(workdir, result, path.with_suffix('.png'))
   figures = result.summary()
-  text = (f'step {step}, {path.stem.partition("_")[2]} (frames x clips x '
-          f'crops), {len(result.names)} videos')
-  if figures['videos']:
-    text += f': {_sentence(result, figures)}'
-  print(text)
+  if isinstance(result, detections.Result):
+    writer.plot_run(workdir, None, path.with_suffix('.png'))
+    print(f'step {step}, {figures["detections"]} detections in '
+          f'{len(result.names)} videos')
+    print(detections.sentence(result))
+  else:
+    writer.plot_run(workdir, result, path.with_suffix('.png'))
+    text = (f'step {step}, {path.stem.partition("_")[2]} (frames x clips x '
+            f'crops), {len(result.names)} videos')
+    if figures['videos']:
+      text += f': {_sentence(result, figures)}'
+    print(text)
   dropped = [name for name, _ in inputs.card['eval'].get('dropped', [])]
   for names, what in ((result.unreadable, 'could not be read and did not '
                        'count'), (dropped, 'were dropped before the start')):
     if names:
       print(f'{len(names)} videos {what}: {", ".join(names[:10])}')
-  print(f'scores {path}, card {path.with_suffix(".json")}, picture '
-        f'{path.with_suffix(".png")}')
+  print(f'{"scores" if path.suffix == ".npz" else "detections"} {path}, card '
+        f'{_card_of(path)}, picture {path.with_suffix(".png")}')
 
 
 def main_figure(figures: dict) -> str:

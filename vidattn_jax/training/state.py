@@ -1,5 +1,6 @@
 """The training state, and the two compiled steps."""
 
+import functools
 from typing import Any
 
 from flax import struct
@@ -12,7 +13,7 @@ from vidattn_jax import models
 from vidattn_jax.ops import flow
 from vidattn_jax.ops import pixels
 from vidattn_jax.training import heads
-from vidattn_jax.training import losses
+from vidattn_jax.training import objectives
 from vidattn_jax.training import optim
 
 
@@ -62,7 +63,8 @@ def model_arguments(config, num_classes) -> dict:
       width=m.width, dtype=m.dtype, dropout=m.dropout,
       **({'modality': 'flow', 'flow_stack': config.data.flow_stack}
          if config.data.modality == 'flow' else {}),
-      **m.options.to_dict())
+      **{key: list(value) if isinstance(value, tuple) else value
+         for key, value in m.options.to_dict().items()})
 
 
 def build_model(arguments: dict, **training):
@@ -75,10 +77,8 @@ def build_model(arguments: dict, **training):
   Returns:
     A Flax module.
   """
-  arguments = dict(arguments)
-  for key in ('crop_size', 'stages', 'blocks'):
-    if isinstance(arguments.get(key), list):
-      arguments[key] = tuple(arguments[key])
+  arguments = {key: tuple(value) if isinstance(value, list) else value
+               for key, value in arguments.items()}
   return models.get_model(arguments.pop('name'), **arguments, **training)
 
 
@@ -157,45 +157,35 @@ def make_train_step(model, config, num_classes):
 
   Returns:
     Function (state, batch, key, learning_rate) -> (state, metrics). `batch`
-    has `video` uint8 [N, T, H, W, C] (or what `network_input` takes), `label`
-    int32 [N] (see `losses.one_hot_targets`), and `mask` float32 [N], 0 for
-    clips that do not count; with edited attention what
-    `losses.mean_temporal_loss` takes, too. `key` is what `key_data` returns,
-    the same at every step; `learning_rate` float32, that of the step.
-    `metrics` are float32 scalars: sums over the clips (`loss`, `correct` as
-    `heads.are_right` tells, `count`), `learning_rate` and `grad_norm`.
+    has `video` uint8 [N, T, H, W, C] (or what `network_input` takes), `mask`
+    float32 [N], 0 for clips that do not count, and `label` int32 [N] (see
+    `losses.one_hot_targets`), with edited attention what
+    `losses.mean_temporal_loss` takes, too; of S-CNN also `overlap` float32 [N],
+    class 0 being background; of R-C3D `segments` [N, S, 3] in their place, as
+    the network takes them. `key` is what `key_data` returns, the same at every
+    step; `learning_rate` float32, that of the step. `metrics` are float32
+    scalars: sums over the clips (`loss`, `correct` as `objectives.of` tells,
+    `count`), `learning_rate` and `grad_norm`.
   """
   mean, std = tuple(config.data.mean), tuple(config.data.std)
   dtype = jnp.dtype(config.model.dtype)
   parts = config.accumulate_steps
-  multi = config.data.labels == 'multi'
+  objective = objectives.of(model)
 
   def loss_sum(params, batch_stats, batch, key):
-    mix_key, dropout_key = jax.random.split(key)
     video = batch['video']
     if config.data.color_jitter:
       video = pixels.jitter(jax.random.fold_in(key, 2), video,
                             config.data.color_jitter)
     video = network_input(model, video, mean, std, dtype,
                           config.data.flow_bound)
-    targets = losses.one_hot_targets(
-        batch['label'], num_classes, config.label_smoothing, multi)
-    video, targets = losses.mix_clips(
-        mix_key, video, targets, config.mixup_alpha, config.cutmix_alpha)
-    outputs, updated = model.apply(
-        {'params': params, 'batch_stats': batch_stats}, video, train=True,
-        rngs={'dropout': dropout_key}, mutable=['batch_stats'])
-    values = losses.cross_entropy(outputs, {'targets': targets}, multi)
-    values = jnp.where(batch['mask'] > 0, values, 0.0)
-    count = jnp.sum(batch['mask'])
-    total = jnp.sum(values)
-    if 'temporal_target' in batch:
-      # What all is divided by below is the number of clips.
-      total += count * losses.mean_temporal_loss(
-          outputs, batch, config.temporal_weight)
-    correct = heads.are_right(outputs['logits'], batch['label'], multi)
-    sums = {'loss': total, 'correct': jnp.sum(correct * batch['mask']),
-            'count': count}
+    total, right, updated = objective(
+        functools.partial(
+            model.apply, {'params': params, 'batch_stats': batch_stats},
+            train=True, mutable=['batch_stats']),
+        video, batch, key, config, num_classes)
+    sums = {'loss': total, 'correct': jnp.sum(right * batch['mask']),
+            'count': jnp.sum(batch['mask'])}
     return sums['loss'], (updated.get('batch_stats', {}), sums)
 
   def train_step(state, batch, key, learning_rate):

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 import vidattn_jax
-from vidattn_jax.models import rc3d
+from vidattn_jax import models
 from vidattn_jax.models import st_abn
 from vidattn_jax.training import attention
 from vidattn_jax.training import checkpoint
+from vidattn_jax.training import detections
 from vidattn_jax.training import evaluate as evaluation
 from vidattn_jax.training import heads
 from vidattn_jax.training import initialize
@@ -47,6 +48,8 @@ class Inputs:
     train_names: names of the training videos, by index.
     eval_names: names of the evaluation videos, by index.
     eval_lengths: their numbers of frames; () if not known.
+    truth: {video: truth} of the evaluation videos, as `detection.evaluation`
+      takes it, of networks that find segments.
     pixels: how a video becomes views, as plain data (the pixel recipe).
     card: counts, fingerprints and dropped videos, as plain data.
   """
@@ -59,6 +62,7 @@ class Inputs:
   pixels: dict
   card: dict
   eval_lengths: tuple = ()
+  truth: dict | None = None
 
 
 class TrainingError(ValueError):
@@ -137,9 +141,13 @@ def check(config):
       raise ValueError(
           f'config.{key} takes a network with an attention branch, such as '
           f'st_abn_r50; {config.model.name} has none.')
-  if isinstance(model, rc3d.RC3D):
-    raise ValueError('config.model.name is rc3d, which finds segments; main.py '
-                     'trains networks that classify clips.')
+  if config.model.name in models.DETECTORS:
+    detections.check(config)
+  elif config.detection.annotations:
+    raise ValueError(
+        f'config.model.name is {config.model.name}, which classifies clips, '
+        'but config.detection.annotations is set; choose '
+        f'{" or ".join(models.DETECTORS)}, or leave it empty.')
   if config.eval.collect_attention and config.eval.sampling.startswith(
       'consecutive'):
     raise ValueError('config.eval.collect_attention takes as many clips of '
@@ -277,10 +285,11 @@ class _Run:
                                   step)
             writer.write(step, step / inputs.steps_per_epoch, 'eval', summary)
             if summary.get('videos'):
+              loss = (f'loss {summary["loss"]:.4f} on '
+                      if 'loss' in summary else '')
               writer_lib.say(f'step {step}: {report.main_figure(summary)}'
-                             f'loss {summary["loss"]:.4f} on '
-                             f'{summary["videos"]} videos')
-              state = self.watch_plateau(state, summary['loss'])
+                             f'{loss}{summary["videos"]} videos')
+              state = self.watch_plateau(state, summary.get('loss'))
           self.checkpoints.save(state, self.describe(step),
                                 summary if checkpoint.figure(summary or {})
                                 is not None else None)
@@ -345,8 +354,9 @@ class _Run:
   def log(self, writer, progress, step, sums):
     """Writes the means since the last line and starts new sums."""
     count = max(sums['count'], 1.0)
-    right = heads.training_figure(
-        self.arguments['num_classes'], self.config.data.labels == 'multi')
+    right = 'right' if self.config.model.name in models.DETECTORS else (
+        heads.training_figure(self.arguments['num_classes'],
+                              self.config.data.labels == 'multi'))
     figures = {'loss': sums['loss'] / count, right: sums['correct'] / count}
     progress.advance(self.config.batch_size, **figures)
     writer.write(step, step / self.inputs.steps_per_epoch, 'train', {
@@ -389,8 +399,26 @@ def make_evaluator(config, mesh, model):
 
   Returns:
     Function (variables, inputs, progress=None, observe=None) ->
-    `evaluate.Result`.
+    `evaluate.Result`, or `detections.Result` of networks that find segments.
   """
+  look = (detections.make_evaluator if config.model.name in models.DETECTORS
+          else _make_evaluator)(config, mesh, model)
+
+  def run(variables, inputs, progress=None, observe=None):
+    result = look(variables, inputs, progress, observe)
+    bad = result.unreadable
+    most, allowed = _most_bad(config.data, len(inputs.eval_names))
+    if len(bad) > most:
+      raise TrainingError(
+          f'{len(bad)} of {len(inputs.eval_names)} evaluation videos can no '
+          f'longer be read, more than {allowed} allows: {", ".join(bad[:5])}.')
+    return result
+
+  return run
+
+
+def _make_evaluator(config, mesh, model):
+  """Returns what evaluates networks that classify clips."""
   eval_step = jax.jit(state_lib.make_eval_step(
       model, tuple(config.data.mean), tuple(config.data.std),
       config.model.dtype, config.data.flow_bound, model.branch_names,
@@ -402,18 +430,11 @@ def make_evaluator(config, mesh, model):
       config.eval.average, lambda logits: heads.probabilities(
           logits, model.num_classes, multi))
 
-  def run(variables, inputs, progress=None, observe=None):
-    result = evaluation.evaluate(
+  def run(variables, inputs, progress, observe):
+    return evaluation.evaluate(
         variables, inputs.eval_batches(), score, inputs.eval_names,
         inputs.classes, config.eval.average, config.data.modality, progress,
         model.branch_names, observe, inputs.eval_lengths, multi)
-    bad = result.unreadable
-    most, allowed = _most_bad(config.data, len(inputs.eval_names))
-    if len(bad) > most:
-      raise TrainingError(
-          f'{len(bad)} of {len(inputs.eval_names)} evaluation videos can no '
-          f'longer be read, more than {allowed} allows: {", ".join(bad[:5])}.')
-    return result
 
   return run
 
@@ -516,5 +537,5 @@ def _on_devices(mesh, batch: dict) -> Any:
   """Puts what a step needs on the devices; the names stay on the host."""
   return sharding.to_devices(
       mesh, {key: batch[key] for key in (
-          'video', 'label', 'mask', 'temporal_target', 'temporal_mask')
-             if key in batch})
+          'video', 'label', 'mask', 'temporal_target', 'temporal_mask',
+          'overlap', 'segments') if key in batch})

@@ -162,7 +162,7 @@ def plot_run(workdir, result, path):
                                   columns - 2)})
   for axis, title, names in (
       (axes[0], 'Loss (nats)', ('loss', 'loss')),
-      (axes[1], *(_TITLES[right[1]], right))):
+      (axes[1], *(_TITLES[right[0]], right))):
     for prefix, label, style, name in (
         ('train', 'training', {'lw': 1}, names[0]),
         ('eval', 'evaluation', {'marker': 'o'}, names[1])):
@@ -189,14 +189,15 @@ def plot_run(workdir, result, path):
   plt.close(figure)
 
 
-# By the figure of the evaluation.
+# By the figure of training.
 _TITLES = {'top1': 'Top-1 accuracy', 'action': 'All heads right',
-           'map': 'Training: all classes right; evaluation: mAP'}
+           'exact': 'Training: all classes right; evaluation: mAP',
+           'right': 'Training: windows or proposals right; evaluation: mAP'}
 
 
 def _right_in(lines):
   """Returns the names of what a run's lines tell of right answers."""
-  kinds = {'action': 'action', 'exact': 'map', 'top1': 'top1'}
+  kinds = {'action': 'action', 'exact': 'map', 'right': 'map', 'top1': 'top1'}
   return next(((mine, theirs) for mine, theirs in kinds.items() if any(
       f'train/{mine}' in line or f'eval/{theirs}' in line for line in lines)),
               ('top1', 'top1'))

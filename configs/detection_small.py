@@ -1,0 +1,82 @@
+"""Narrow R-C3D and S-CNN on small untrimmed sets, on a CPU.
+
+python -m input_pipeline.untrimmed_demo DATA
+python main.py --config=configs/detection_small.py:scnn,demo \\
+    --config.data.root=DATA --workdir=DIR
+vidattn detect DATA/videos/val_000.mp4 --checkpoint=DIR --out=FOLDER
+
+The argument names the network (scnn, rc3d), the data (demo: the set of
+untrimmed motions; own: any videos below DATA with `annotations.json` in the
+layout of ActivityNet, subsets training and validation) and, if it is not STA,
+the unit: none, SA, TA, STC or SENet-3D. Figures are in docs/benchmarks.md.
+"""
+
+from configs import common
+from configs import detection
+
+_UNITS = ('none', 'STA', 'SA', 'TA', 'STC', 'SENet-3D')
+
+
+def get_config(arguments='scnn,demo'):
+  """Returns the configuration.
+
+  Args:
+    arguments: 'NETWORK,DATA' or 'NETWORK,DATA,UNIT', see above.
+
+  Raises:
+    ValueError: an argument is unknown.
+  """
+  name, data, unit = [*arguments.split(','), 'STA', '', ''][:3]
+  if (name not in ('scnn', 'rc3d') or data not in ('demo', 'own')
+      or unit not in _UNITS or arguments.count(',') > 2):
+    raise ValueError(
+        f'configs/detection_small.py:{arguments} is unknown; write '
+        'NETWORK,DATA or NETWORK,DATA,UNIT (scnn or rc3d; demo or own; '
+        f'{", ".join(_UNITS)}).')
+  config = common.get_config()
+  config.model.name = name
+  config.data.name = 'untrimmed motions' if data == 'demo' else ''
+  config.data.root = 'data/untrimmed'
+  config.detection.annotations = 'annotations.json'
+  config.data.frames_by = 'time'
+  config.data.frame_rate = 12.5
+  config.data.cache_frames = True
+  config.data.crop = 'random'
+  config.data.mean = (0.5,)
+  config.data.std = (0.25,)
+  if data == 'demo':
+    config.data.flip_pairs = (('slide_right', 'slide_left'),
+                              ('turn_clockwise', 'turn_anticlockwise'))
+  detection.set_unit(config, unit)
+  config.detection.shift = 1.0
+  config.model.width = 0.125
+  config.schedule.name = 'cosine'
+  config.schedule.warmup_epochs = 0.5
+  config.optimizer.clip_norm = 5.0
+  config.optimizer.bias_lr = 1.0
+  config.optimizer.weight_decay = 5e-4
+  if name == 'scnn':
+    config.model.num_frames = 16
+    config.model.crop_size = (48, 48)
+    config.data.resize = (48, 64)
+    config.model.dropout = 0.2
+    config.detection.windows = (16, 24, 32, 48, 64)
+    config.batch_size = 32
+    config.num_epochs = 10.0
+    config.schedule.learning_rate = 0.05
+    config.eval.batch_size = 64
+  else:
+    config.model.num_frames = 192
+    config.model.crop_size = (64, 64)
+    config.data.resize = (66, 88)
+    config.model.dropout = 0.2
+    with config.unlocked():
+      config.model.options.scales = (1.5, 2, 2.5, 3, 4, 5, 6, 8)
+      config.model.options.proposals = (200, 60)
+    config.detection.buffer_step = 96
+    config.batch_size = 4
+    config.num_epochs = 4.0
+    config.schedule.learning_rate = 0.01
+    config.eval.batch_size = 4
+  config.eval.every_epochs = config.get_ref('num_epochs')
+  return config
