@@ -23,6 +23,8 @@ _ARGUMENTS = {
     'aia_egocentric': ('tsm,egtea3,8', 'tsn,epic55,8x1x2'),
     'aia_something': ('tsn,v1,8', 'tsm,v2,12x3x2', 'tsm,v1,16x1x2'),
     'demo': ('plain', 'attention'),
+    'detection': ('rc3d,10', 'rc3d,28,none', 'scnn', 'scnn,TA'),
+    'detection_small': ('scnn,demo', 'rc3d,own,none'),
     'sta': ('resnet18,ucf101,2', 'resnet18,hmdb51,1,none', 'c3d,hmdb51,3,SA',
             'resnext101_64f,hmdb51,1', 'p3d199,ucf101,1'),
     'st_abn_demo': ('', 'edited'),
@@ -37,7 +39,9 @@ _ARGUMENTS = {
 }
 _NAMES = sorted(p.stem for p in _CONFIGS.glob('*.py')
                 if p.stem not in ('__init__', 'common'))
+# Networks that find segments have other tests (`test_detectors`).
 _CASES = [(name, argument) for name in _NAMES
+          if not name.startswith('detection')
           for argument in _ARGUMENTS.get(name, (None,))]
 # Those that take long to compile.
 _LONG = ('sta', 'st_abn_demo', 'st_abn_ssv2', 'tcnn_kinetics',

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import seeded
 
-from configs import common
 from vidattn_jax import convert
 from vidattn_jax import models
 from vidattn_jax.detection import segments as segments_lib
 from vidattn_jax.training import losses
-from vidattn_jax.training import train
 
 pytestmark = pytest.mark.usefixtures('plain_forms')
 FRAMES, CLASSES = 64, 3
@@ -227,10 +225,3 @@ def test_other_forms_are_refused(shape, segments, message):
     model.apply(variables, np.zeros(shape, np.float32), segments=(
         None if segments is None else np.zeros(segments)),
                 rngs={'dropout': jax.random.key(0)})
-
-
-def test_training_by_main_is_refused():
-  config = common.get_config()
-  config.model.name = 'rc3d'
-  with pytest.raises(ValueError, match='rc3d, which finds segments'):
-    train.check(config)

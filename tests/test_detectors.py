@@ -1,0 +1,151 @@
+"""Networks that find segments: trained, evaluated and used by commands."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import untrimmed as small
+
+from configs import common
+from configs import detection
+from configs import detection_small
+import main
+from vidattn_jax import cli
+from vidattn_jax import models
+from vidattn_jax.training import detections
+from vidattn_jax.training import state as state_lib
+from vidattn_jax.training import train
+
+VIDEOS = {
+    **{f't{i}': ('training', [(8 + 4 * i, 24 + 4 * i, 'red'),
+                              (56, 72, 'blue')]) for i in range(4)},
+    'v0': ('validation', [(30, 46, 'blue')]),
+    'v1': ('validation', [(12, 28, 'red'), (64, 80, 'blue')]),
+}
+
+
+def _config(root, name='scnn', **overrides):
+  c = detection_small.get_config(f'{name},own')
+  if name == 'rc3d':
+    overrides = {
+        'data.resize': (64, 64), 'model.crop_size': (64, 64),
+        'model.num_frames': 64, 'model.options.scales': (1, 2, 3),
+        'detection.buffer_step': 16, 'batch_size': 2, 'eval.batch_size': 2,
+        **overrides}
+  return small.config(c, root, **{
+      'data.frames_by': 'ordinal', 'data.frame_rate': 0.0,
+      'model.width': 1 / 16, 'num_epochs': 1.0, **overrides})
+
+
+@pytest.mark.parametrize('argument', ['rc3d,10', 'rc3d,28,none', 'scnn',
+                                      'scnn,TA'])
+def test_networks_of_the_paper_can_be_built(argument):
+  c = detection.get_config(argument)
+  assert not c.optimizer.clip_norm
+  model = state_lib.build_model(state_lib.model_arguments(c, 20))
+  shapes = jax.eval_shape(
+      lambda: state_lib.init_variables(model, jax.random.key(0)))['params']
+  names = [jax.tree_util.keystr(path) for path, _ in
+           jax.tree_util.tree_leaves_with_path(shapes)]
+  assert any('attention' in n for n in names) == ('none' not in argument)
+  if argument.startswith('rc3d'):
+    assert shapes['rpn']['cls_score']['kernel'].shape[-1] == 2 * (
+        int(argument.split(',')[1]))
+    assert shapes['roi']['cls_score']['kernel'].shape[-1] == 21
+  else:
+    assert shapes['localization']['head']['kernel'].shape == (512, 21)
+  assert c.model.name in models.DETECTORS
+  c.mesh.data = 1
+  train.check(c)
+
+
+@pytest.mark.parametrize('overrides,message', [
+    ({'detection.annotations': ''}, 'set config.detection.annotations'),
+    ({'model.name': 'r3d_18'}, 'r3d_18, which classifies clips'),
+    ({'mixup_alpha': 0.2}, 'config.mixup_alpha is 0.2, but scnn finds'),
+    ({'schedule.name': 'plateau'}, 'config.schedule.name'),
+    ({'detection.windows': (16, 8)}, 'lengths in frames, rising'),
+    ({'detection.background_below': 0.6}, 'between 0 and 0.5'),
+    ({'eval.main_threshold': 0.55}, 'choose one of config.eval.thresholds'),
+    ({'eval.rule': 'thumos'}, 'choose thumos14 or activitynet')])
+def test_keys_that_cannot_be_are_told_before_the_data(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    train.check(_config('nowhere', **overrides))
+
+
+def _inputs(found, truth, names):
+  class Inputs:
+    """What judging takes of the trainer's inputs."""
+    eval_names, classes = names, ('x', 'y')
+
+  Inputs.truth = truth
+  return detections._judge(common.get_config(), Inputs, {
+      key: np.asarray(value) for key, value in found.items()}, set())
+
+
+def test_judged_as_by_hand():
+  truth = {'a': {'segments': [(1.0, 3.0, 0)], 'duration': 9.0},
+           'b': {'segments': [(2.0, 4.0, 1)], 'duration': 9.0}}
+  result = _inputs({'video': [0, 0, 1], 'start': [1.0, 1.2, 6.0],
+                    'end': [3.0, 3.1, 7.0], 'label': [0, 0, 1],
+                    'score': [.9, .8, .7]}, truth, ('a', 'b'))
+  figures = result.summary()
+  # The second of 'a' is suppressed, that of 'b' is nowhere.
+  assert figures['map'] == figures['map_0.5'] == 0.5
+  assert (figures['videos'], figures['detections']) == (2, 3)
+  assert 'NMS at t - 0.1' in detections.sentence(result)
+  found = detections.to_activitynet(result.found, result.classes, result.names)
+  assert found['results']['b'] == [
+      {'label': 'y', 'score': .7, 'segment': [6.0, 7.0]}]
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  """Four videos to train on, two to evaluate on, of 96 frames."""
+  root = tmp_path_factory.mktemp('untrimmed')
+  small.write(root, VIDEOS, size=64)
+  return root
+
+
+@pytest.fixture(scope='module')
+def workdir(root, tmp_path_factory):
+  """A finished run of S-CNN."""
+  workdir = tmp_path_factory.mktemp('scnn')
+  result = main.run(_config(root, num_epochs=16.0, **{
+      'schedule.learning_rate': 0.02}), str(workdir))
+  return workdir, result
+
+
+@pytest.mark.slow
+def test_scnn_finds_flashes_and_is_judged_again_from_its_files(
+    root, workdir, capsys):
+  directory, result = workdir
+  assert result.summary()['map'] > 0.6
+  again = main.run(_config(root, num_epochs=16.0), str(directory), 'evaluate')
+  np.testing.assert_allclose(again.judged.average_precision,
+                             result.judged.average_precision, atol=1e-6)
+  printed = capsys.readouterr().out
+  assert "THUMOS'14 rule (IoU > t, precision as it is), 2 videos, 3 seg" in (
+      printed)
+  [path] = directory.glob('eval/step*_detections.json')
+  card = json.loads(path.with_suffix('.card.json').read_text())
+  assert card['result']['map'] == pytest.approx(result.summary()['map'])
+  assert card['data']['eval']['segments'] == 3
+  assert cli.main(['evaluate-detections', str(root / 'annotations.json'),
+                   str(path), '--subset=validation', '--thresholds', '0.5',
+                   '--nms-margin=0.1']) is None
+  [line] = [line for line in capsys.readouterr().out.splitlines()
+            if 'at t = 0.5' in line]
+  assert float(line.split()[1]) == pytest.approx(
+      100 * result.summary()['map'], abs=0.5)
+
+
+@pytest.mark.slow
+def test_rc3d_finds_flashes(root, tmp_path):
+  c = _config(root, 'rc3d', num_epochs=4.0)
+  result = main.run(c, str(tmp_path))
+  assert result.summary()['map'] > 0.3
+  again = main.run(c, str(tmp_path), 'evaluate')
+  for key, value in result.found.items():
+    np.testing.assert_array_equal(again.found[key], value)

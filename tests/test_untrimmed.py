@@ -1,0 +1,268 @@
+"""Untrimmed sets: what is odd in them, and the pieces that are made of them."""
+
+import json
+import weakref
+
+import numpy as np
+import pytest
+import untrimmed as small
+
+from configs import common
+from input_pipeline import batches
+from input_pipeline import pieces
+from input_pipeline import transforms
+from input_pipeline import untrimmed
+from vidattn_jax.detection import windows
+
+VIDEOS = {
+    'a': ('training', [(16, 32, 'red'), (60, 76, 'blue')]),
+    'b': ('training', [(0, 32, 'blue')]),
+    'c': ('validation', [(40, 56, 'red')]),
+}
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  """Three videos of 96 frames."""
+  root = tmp_path_factory.mktemp('untrimmed')
+  small.write(root, VIDEOS)
+  return root
+
+
+def _config(root, **overrides):
+  return small.config(common.get_config(), root, **overrides)
+
+
+def _load(root, split='train', **overrides):
+  config = _config(root, **overrides)
+  return config, untrimmed.load(config, split)
+
+
+def _changed(root, tmp_path, change):
+  """Returns a folder with the same videos and changed annotations."""
+  content = json.loads((root / 'annotations.json').read_text())
+  change(content['database'])
+  (tmp_path / 'annotations.json').write_text(json.dumps(content))
+  return str(tmp_path / 'annotations.json')
+
+
+def test_sets_are_read_with_their_times(root):
+  _, found = _load(root)
+  assert [v.name for v in found.records] == ['a', 'b']
+  assert found.classes == small.CLASSES
+  video = found.records[0]
+  assert (video.num_frames, video.rate) == (96, 25.0)
+  assert video.segments == ((0.64, 1.28, 1), (2.4, 3.04, 0))
+  assert found.notes == found.dropped == ()
+  # At half the rate there are half the frames.
+  _, slower = _load(root, data__frames_by='time', data__frame_rate=12.5)
+  assert (slower.records[0].num_frames, slower.records[0].rate) == (48, 12.5)
+
+
+def test_what_is_odd_is_counted_and_named(root, tmp_path):
+  def change(database):
+    a, b = database['a'], database['b']
+    del a['duration']
+    b['duration'] = 9.0
+    a['annotations'] += [
+        {'segment': [4.0, 5.0], 'label': 'red'},     # behind the end
+        {'segment': [3.5, 4.5], 'label': 'red'},     # over the end
+        {'segment': [0.64, 1.28], 'label': 'red'},   # once more
+        {'segment': [1.0, 1.5], 'label': 'red'}]     # over the first
+    b['annotations'] = []
+    database['lost'] = {'subset': 'training', 'annotations': []}
+
+  _, found = _load(root, detection__annotations=_changed(root, tmp_path,
+                                                         change),
+                   data__max_bad_fraction=0.5)
+  assert found.dropped == (
+      ('lost', f'there is no such video below {root}'),)
+  assert set(found.notes) == {
+      '1 videos whose duration is not annotated; that of the file counts: a',
+      '1 videos whose annotated duration is not that of the file, which '
+      'counts: b',
+      '1 segments outside of their video, left out: a',
+      '1 segments that reach past an end of their video, cut there: a',
+      '1 segments that stand twice, left out once: a',
+      '1 segments that overlap another of their class, kept: a',
+      '1 videos without a segment, all background: b'}
+  assert found.records[0].segments[2:] == ((3.5, 3.84, 1), (1.0, 1.5, 1))
+  # What judges sees all that is annotated.
+  assert len(found.records[0].truth['segments']) == 6
+  assert found.records[0].truth['duration'] == 3.84
+  assert found.summary()['notes'] == list(found.notes)
+
+
+@pytest.mark.parametrize('change,overrides,message', [
+    (lambda d: d['a']['annotations'][0].update(segment=[2, 1]), {},
+     r'a has a segment from 2 to 1 s, which does not end after it starts \(1'),
+    (lambda d: d['a']['annotations'][0].update(label='green'), {},
+     "no class 'green'"),
+    (lambda d: d.update(lost={'subset': 'training', 'annotations': []}), {},
+     r'1 of 3 videos of .* are unusable, .* lost: there is no such video'),
+    (lambda d: None, {'detection__train_subset': 'train'},
+     "no subset 'train'; choose 'training' or 'validation'"),
+    (lambda d: [v.update(annotations=[]) for v in d.values()], {},
+     'not one segment of the subset'),
+])
+def test_what_cannot_be_meant_is_one_error(root, tmp_path, change, overrides,
+                                           message):
+  with pytest.raises(ValueError, match=message):
+    _load(root, detection__annotations=_changed(root, tmp_path, change),
+          **overrides)
+
+
+def _windows(num_frames):
+  starts, lengths = windows.slide(num_frames, (8, 16, 32))
+  return starts - 1, lengths
+
+
+def test_windows_have_the_class_and_overlap_of_their_action(root):
+  config, found = _load(root, detection__background=2.0,
+                        data__flip_pairs=(('red', 'blue'),), data__flip=0.5)
+  drawn = pieces.Windows(found, config, _windows)
+  rng = np.random.default_rng(0)
+  rows = [drawn.draw(i, rng) for i in range(len(drawn))]
+  actions = [row for row in rows if row[3][0]]
+  # By hand: lengths of 16 at distances of 0 and 4 from actions of 16, of 32 at
+  # 0 and 8 from that of 32; 16 / 32 is not more than a half.
+  assert sorted(row[:3] for row in actions) == [
+      (0, 12, 16), (0, 16, 16), (0, 20, 16), (0, 56, 16), (0, 60, 16),
+      (0, 64, 16), (1, 0, 32), (1, 8, 32)]
+  assert len(rows) == 3 * len(actions)
+  by_place = {row[:3]: row[3] for row in actions}
+  assert by_place[0, 16, 16] == (2, 1.0) and by_place[1, 0, 32] == (1, 1.0)
+  assert by_place[0, 12, 16] == (2, pytest.approx(12 / 20))
+  near = 0
+  for video, start, length, (label, overlap) in rows:
+    if label:
+      continue
+    best = max((min(start + length, b * 25) - max(start, a * 25))
+               / (max(start + length, b * 25) - min(start, a * 25))
+               for a, b, _ in found.records[video].segments)
+    assert best < 0.3 and overlap == 0
+    near += best > 0
+  assert 0.2 < near / (2 * len(actions)) < 0.8
+  flip = np.asarray([1, 0])
+  assert drawn.targets((2, 0.5), flip) == {'label': 1, 'overlap': 0.5}
+  assert drawn.targets((0, 0.0), flip) == {'label': 0, 'overlap': 0}
+
+
+def test_windows_of_actions_move_by_up_to_their_step(root):
+  config, found = _load(root, detection__shift=1.0)
+  drawn = pieces.Windows(found, config, _windows)
+  first = [drawn.draw(1, np.random.default_rng(i)) for i in range(40)]
+  starts = {row[1] for row in first}
+  assert starts == set(range(12, 21))
+  for _, start, _, (label, overlap) in first:
+    assert label == 2
+    assert overlap == pytest.approx((16 - abs(start - 16))
+                                    / (16 + abs(start - 16)))
+
+
+def test_buffers_are_padded_and_have_what_is_inside(root):
+  config, found = _load(root, model__num_frames=32, detection__buffer_step=16,
+                        detection__max_segments=3)
+  lay = {'kind': 'buffers', 'buffer_step': 16}
+  drawn = pieces.Buffers(found, config, lambda n: windows.lay(n, lay, 32, True))
+  rng = np.random.default_rng(0)
+  rows = [drawn.draw(i, rng) for i in range(len(drawn))]
+  inside = {row[:2]: row[3].tolist() for row in rows}
+  assert inside == {
+      (0, 0): [[16, 31, 1]], (0, 16): [[0, 15, 1]],
+      # 12 of 16 frames are inside: more than seven tenths.
+      (0, 48): [[12, 27, 0]], (0, 64): [[0, 11, 0]], (1, 0): [[0, 31, 0]]}
+  padded = drawn.targets(rows[0][3], np.asarray([1, 0]))['segments']
+  assert padded.tolist() == [[16, 31, 0], [-1] * 3, [-1] * 3]
+  config.detection.max_segments = 1
+  config.model.num_frames = 88
+  with pytest.raises(ValueError, match='a has 2 segments in the buffer from'):
+    pieces.Buffers(found, config, lambda n: windows.lay(n, lay, 88))
+  config.model.num_frames = 8
+  with pytest.raises(ValueError, match='raise model.num_frames'):
+    pieces.Buffers(found, config, lambda n: windows.lay(n, lay, 8))
+
+
+def test_batches_are_the_same_for_any_number_of_processes(root):
+  config, found = _load(root, detection__shift=0.5)
+  drawn = pieces.Windows(found, config, _windows)
+
+  def make(**shard):
+    return list(pieces.train_batches(found, config, drawn, num_steps=5,
+                                     **shard))
+
+  whole = make()
+  halves = [make(shard_index=i, shard_count=2) for i in range(2)]
+  assert whole[0]['video'].shape == (4, 8, 32, 32, 3)
+  for step, batch in enumerate(whole):
+    for key, value in batch.items():
+      np.testing.assert_array_equal(value, np.concatenate(
+          [half[step][key] for half in halves]))
+  [last] = pieces.train_batches(found, config, drawn, start_step=4, num_steps=1)
+  np.testing.assert_array_equal(last['video'], whole[4]['video'])
+
+
+@pytest.mark.parametrize('rate', [0.0, 10.0])
+def test_videos_stream_by_as_they_are_decoded(root, rate):
+  config, found = _load(root, 'eval', **(
+      {'data__frames_by': 'time', 'data__frame_rate': rate} if rate else {}))
+  recipe = transforms.pixel_recipe(config)
+  got = {}
+  for shard in range(2):
+    for batch in pieces.eval_batches(found, config, recipe, _windows,
+                                     shard_index=shard, shard_count=2):
+      assert batch['video'].shape == (2, 8, 32, 32, 3)
+      for row in np.flatnonzero(batch['mask']):
+        assert batch['index'][row] == 0
+        assert batch['rate'][row] == (rate or 25)
+        got[int(batch['start'][row]), int(batch['length'][row])] = (
+            batch['video'][row])
+  video = found.records[0]
+  starts, lengths = _windows(video.num_frames)
+  assert got.keys() == set(zip(starts.tolist(), lengths.tolist()))
+  for (start, length), clip in got.items():
+    frames = batches.read_frames(
+        video, pieces.places(start, length, 8), config.data)
+    frames = transforms.center_crop(transforms.resize(frames, (36, 36)),
+                                    (32, 32))
+    np.testing.assert_array_equal(clip, frames)
+
+
+def test_no_more_frames_are_kept_than_a_piece_is_long():
+  alive, most = weakref.WeakSet(), []
+
+  class Frame(np.ndarray):
+    """An array that can be counted."""
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+  def frames():
+    for i in range(400):
+      frame = np.full((1, 1, 3), i % 256, np.uint8).view(Frame)
+      alive.add(frame)
+      yield frame
+      del frame
+      most.append(len(alive))
+
+  starts, lengths = _windows(400)
+  seen = {n: clip[:, 0, 0, 0].tolist() for n, clip in pieces.cut(
+      frames(), starts, lengths, 4)}
+  assert len(seen) == len(starts) and max(most) <= 34
+  for number, values in seen.items():
+    start, length = starts[number], lengths[number]
+    assert values == [(start + i * length // 4) % 256 for i in range(4)]
+  # Where frames end too early, the last one stays.
+  [(_, last)] = pieces.cut(list(np.arange(5)), [2], [8], 4)
+  assert last.tolist() == [2, 4, 4, 4]
+
+
+def test_a_video_that_breaks_masks_what_is_left(root, tmp_path):
+  small.write(tmp_path, VIDEOS)
+  config, found = _load(tmp_path, 'eval')
+  path = tmp_path / 'videos' / 'c.mp4'
+  path.write_bytes(path.read_bytes()[:3000])
+  rows = [(int(i), float(m)) for batch in pieces.eval_batches(
+      found, config, transforms.pixel_recipe(config), _windows)
+          for i, m in zip(batch['index'], batch['mask'])]
+  assert (0, 0.0) in rows
+  assert sum(i == 0 for i, _ in rows) == len(_windows(96)[0])
