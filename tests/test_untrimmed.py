@@ -10,6 +10,7 @@ import untrimmed as small
 from configs import common
 from input_pipeline import batches
 from input_pipeline import pieces
+from input_pipeline import resizing
 from input_pipeline import transforms
 from input_pipeline import untrimmed
 from vidattn_jax.detection import windows
@@ -223,8 +224,8 @@ def test_videos_stream_by_as_they_are_decoded(root, rate):
   for (start, length), clip in got.items():
     frames = batches.read_frames(
         video, pieces.places(start, length, 8), config.data)
-    frames = transforms.center_crop(transforms.resize(frames, (36, 36)),
-                                    (32, 32))
+    frames = transforms.center_crop(
+        resizing.resize(frames, (36, 36), 'swscale'), (32, 32))
     np.testing.assert_array_equal(clip, frames)
 
 
