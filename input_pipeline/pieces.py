@@ -282,8 +282,8 @@ def eval_batches(dataset, config, recipe, lay, *, shard_index=0,
   steps = max(-(-sum(len(starts) for starts, _ in laid[shard::shard_count])
                 // rows) for shard in range(shard_count))
   mine = range(shard_index, len(laid), shard_count)
-  slots = (slot for index in mine
-           for slot in _slots(dataset.records[index], index, recipe,
+  slots = (one for index in mine
+           for one in _slots(dataset.records[index], index, recipe,
                               *laid[index], config.data))
   return _prefetched(batched(slots, rows, recipe, steps), config.data.prefetch)
 
@@ -300,11 +300,11 @@ def batched(slots, rows, recipe, steps=None):
   Yields:
     dicts of arrays.
   """
-  empty = _slot(batches.grey((recipe['num_frames'], *recipe['crop_size'], 3)),
+  empty = slot(batches.grey((recipe['num_frames'], *recipe['crop_size'], 3)),
                 -1, 0, 1, 1.0, 0)
   batch, made = [], 0
-  for slot in slots:
-    batch.append(slot)
+  for one in slots:
+    batch.append(one)
     if len(batch) == rows:
       yield _stack(batch)
       batch, made = [], made + 1
@@ -314,10 +314,11 @@ def batched(slots, rows, recipe, steps=None):
 
 
 def _stack(slots):
-  return {key: np.stack([slot[key] for slot in slots]) for key in slots[0]}
+  return {key: np.stack([one[key] for one in slots]) for key in slots[0]}
 
 
-def _slot(video, index, start, length, rate, mask):
+def slot(video, index, start, length, rate, mask):
+  """Returns the row of a batch of evaluation, see `eval_batches`."""
   return {'video': video, 'index': np.int32(index), 'start': np.int32(start),
           'length': np.int32(length), 'rate': np.float32(rate),
           'mask': np.float32(mask)}
@@ -332,13 +333,13 @@ def _slots(video, index, recipe, starts, lengths, data):
                     containers.limits_of(data), data.frame_template,
                     data.first_frame),
         starts, lengths, recipe['num_frames']):
-      yield _slot(frames, index, starts[number], lengths[number], video.rate, 1)
+      yield slot(frames, index, starts[number], lengths[number], video.rate, 1)
       done += 1
   except decode.VideoError as error:
     logging.warning('Masked in evaluation: %s', error)
   shape = recipe['num_frames'], *recipe['crop_size'], 3
   for _ in range(len(starts) - done):
-    yield _slot(batches.grey(shape), index, 0, 1, video.rate, 0)
+    yield slot(batches.grey(shape), index, 0, 1, video.rate, 0)
 
 
 def seen_frames(path, entry, recipe, limits=containers.LIMITS,

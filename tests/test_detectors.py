@@ -1,6 +1,9 @@
 """Networks that find segments: trained, evaluated and used by commands."""
 
 import json
+import subprocess
+import sys
+from xml.etree import ElementTree
 
 import jax
 import numpy as np
@@ -10,9 +13,11 @@ import untrimmed as small
 from configs import common
 from configs import detection
 from configs import detection_small
+from input_pipeline import synthetic
 import main
 from vidattn_jax import cli
 from vidattn_jax import models
+from vidattn_jax.tools import timeline
 from vidattn_jax.training import detections
 from vidattn_jax.training import state as state_lib
 from vidattn_jax.training import train
@@ -149,3 +154,83 @@ def test_rc3d_finds_flashes(root, tmp_path):
   again = main.run(c, str(tmp_path), 'evaluate')
   for key, value in result.found.items():
     np.testing.assert_array_equal(again.found[key], value)
+
+
+def test_timeline_shows_rows_lanes_and_colours():
+  assert timeline.lanes([(0, 4), (1, 2), (2, 3), (5, 6)]) == [0, 1, 1, 0]
+  assert [timeline.clock(s) for s in (3.46, 125, 3723)] == [
+      '3.5 s', '2:05', '1:02:03']
+  text = timeline.draw(
+      'a<b', 100.0, [
+          timeline.Row('truth', [(10.0, 40.0, 'x', None)]),
+          timeline.Row('net', [(12.0, 41.0, 'x', .9), (20.0, 30.0, 'y', .5)])],
+      ('x', 'y', 'z'), [np.zeros((6, 8, 3), np.uint8)] * 3)
+  tree = ElementTree.fromstring(text)
+  name = '{http://www.w3.org/2000/svg}'
+  bars = [r for r in tree.iter(f'{name}rect') if r.find(f'{name}title') is not
+          None]
+  spans = [(float(r.get('x')), float(r.get('width'))) for r in bars]
+  scale = (timeline._WIDTH - timeline._LEFT - timeline._RIGHT) / 100
+  np.testing.assert_allclose(spans, [
+      (timeline._LEFT + a * scale, (b - a) * scale)
+      for a, b in ((10, 40), (12, 41), (20, 30))], atol=0.06)
+  assert bars[0].get('fill') == bars[1].get('fill') != bars[2].get('fill')
+  assert bars[1].get('y') != bars[2].get('y')
+  assert len(list(tree.iter(f'{name}image'))) == 3
+  assert 'x 0.90, 12.0 s to 41.0 s' in text and 'a&lt;b' in text
+
+
+def _untrained(root, directory, **overrides):
+  """Returns a workdir that was trained for one step."""
+  main.run(_config(root, num_epochs=0.01, **overrides), str(directory))
+  return directory
+
+
+@pytest.mark.slow
+def test_detect_finds_what_the_evaluation_finds(root, workdir, tmp_path,
+                                                capsys):
+  directory, result = workdir
+  video = str(root / 'videos' / 'v1.mp4')
+  assert cli.main(['detect', video, f'--checkpoint={directory}',
+                   f'--out={tmp_path}', '--least-score=0', '--most=1000',
+                   f'--truth={root / "annotations.json"}',
+                   '--subset=validation']) is None
+  wanted = {key: value[result.found['video'] == 'v1']
+            for key, value in result.found.items()}
+  wanted['video'] = np.zeros(len(wanted['score']), int)
+  wanted = detections.suppress(wanted, 0.4)
+  [found] = json.loads((tmp_path / 'detections.json').read_text())[
+      'results'].values()
+  np.testing.assert_allclose(
+      [(*f['segment'], f['score']) for f in found],
+      np.stack([wanted[k] for k in ('start', 'end', 'score')], 1), atol=2e-3)
+  printed = capsys.readouterr().out
+  assert f'{len(found)} segments by' in printed
+  rows = (tmp_path / 'detections.csv').read_text().splitlines()
+  assert len(rows) == len(found) + 1 and rows[1].startswith('v1,')
+  assert 'truth' in (tmp_path / 'timeline.svg').read_text()
+  with pytest.raises(SystemExit, match='which finds segments; use vidattn det'):
+    cli.main(['predict', video, f'--checkpoint={directory}'])
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_video(root, tmp_path):
+  workdir = _untrained(root, tmp_path / 'run', **{
+      'detection.windows': (16, 32)})
+  code = ('import resource, sys; from vidattn_jax import cli; '
+          'cli.main(sys.argv[1:]); '
+          'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
+  noise = np.random.default_rng(0).integers(0, 255, (50, 48, 64, 3), np.uint8)
+  peaks = []
+  for minutes in (5, 60):
+    video = str(tmp_path / f'{minutes}.mp4')
+    synthetic.encode(video, (noise[i % 50] for i in range(minutes * 600)),
+                     fps=10)
+    done = subprocess.run(
+        [sys.executable, '-c', code, 'detect', video,
+         f'--checkpoint={workdir}', '--which=latest', f'--out={tmp_path}'],
+        capture_output=True, text=True, check=True, timeout=1800)
+    peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert f'{minutes}:00:00' in done.stdout or f'{minutes}:00' in done.stdout
+  print(f'peak memory in MiB: {peaks}')
+  assert peaks[1] - peaks[0] < 200

@@ -16,7 +16,8 @@ _COMMANDS = (videos.add_predict, videos.add_explain, scores.add_fuse,
              scores.add_compare, networks.add_complexity, networks.add_convert,
              data.add_datasets, data.add_check_data, data.add_prepare,
              data.add_benchmark_input, flow.add_flow, editing.add_edit,
-             editing.add_edits, detection.add_evaluate_detections)
+             editing.add_edits, detection.add_detect,
+             detection.add_evaluate_detections)
 
 
 def main(argv=None):

@@ -1,7 +1,10 @@
 """Commands about actions in untrimmed videos."""
 
+import csv
+import functools
 import json
 import os
+import sys
 
 
 def add_evaluate_detections(commands):
@@ -73,3 +76,153 @@ def _evaluate_detections(arguments):
       json.dump({path: [result.to_json() for result in results]
                  for path, results in found.items()}, file, indent=1)
     print(f'Written to {arguments.out}')
+
+
+def add_detect(commands):
+  """Adds `vidattn detect`."""
+  parser = commands.add_parser(
+      'detect', help='find actions in an untrimmed video',
+      description='Streams through a video once for each network, prints the '
+      'segments that are found and, with --out, writes them: detections.json '
+      "(ActivityNet's layout), detections.csv and timeline.svg, bars under a "
+      'film strip.')
+  parser.add_argument('video', metavar='VIDEO')
+  parser.add_argument('--checkpoint', required=True, action='append',
+                      metavar='DIR', help='a workdir, or one checkpoint in '
+                      'it; a second one is shown below the first')
+  parser.add_argument('--which', default='best', metavar='WHICH',
+                      help='best, latest or a step (default: best)')
+  parser.add_argument('--out', metavar='DIR', help='folder for the files')
+  parser.add_argument('--truth', metavar='FILE', help='true segments, as '
+                      'evaluate-detections takes them; shown, too')
+  parser.add_argument('--subset', metavar='NAME', help='of the true segments')
+  parser.add_argument('--name', metavar='NAME', help='of the video in them '
+                      '(default: the name of the file)')
+  parser.add_argument('--least-score', type=float, default=0.05, metavar='S',
+                      help='leave out what is less sure (default: 0.05)')
+  parser.add_argument('--most', type=int, default=100, metavar='N',
+                      help='segments of each network (default: 100)')
+  parser.set_defaults(run=_detect)
+
+
+def _detect(arguments):
+  from input_pipeline import annotations
+  from input_pipeline import containers
+  from input_pipeline import decode
+  from vidattn_jax.tools import detect
+  from vidattn_jax.tools import timeline
+  from vidattn_jax.training import detections
+
+  if arguments.most < 1:
+    raise ValueError(f'--most={arguments.most} must be at least 1.')
+  name = arguments.name or os.path.splitext(
+      os.path.basename(os.path.normpath(arguments.video)))[0]
+  rows, classes = [], []
+  if arguments.truth:
+    truth = annotations.read(arguments.truth, arguments.subset)
+    known = next((v for v in truth.videos if name in (
+        v, os.path.splitext(os.path.basename(v))[0])), None)
+    if known is None:
+      raise ValueError(
+          f'--truth: {arguments.truth} annotates no video {name!r}; there are '
+          f'{next(iter(truth.videos))!r} and others (--name chooses).')
+    classes += truth.classes
+    rows.append(timeline.Row('truth', [
+        (start, end, truth.classes[label], None)
+        for start, end, label in truth.videos[known]['segments']]))
+  detectors = {path: detect.load_detector(
+      path, arguments.which, lambda text: print(text, file=sys.stderr))
+               for path in arguments.checkpoint}
+  if arguments.out:
+    os.makedirs(arguments.out, exist_ok=True)
+  strip, table = [], []
+  for number, (path, detector) in enumerate(detectors.items()):
+    naming = detector.frame_template, detector.first_frame
+    # The length as the header tells it: no pass over the video only for that.
+    entry = (decode.probe_folder(arguments.video, *naming)
+             if os.path.isdir(arguments.video)
+             else decode.probe(arguments.video, 'header'))
+    if entry.error:
+      raise containers.VideoError(arguments.video, entry.error)
+    found, seconds = _stream(arguments, detector, entry,
+                             strip if number == 0 else None)
+    title = os.path.basename(os.path.normpath(path))
+    segments = [(start, end, detector.classes[label], score)
+                for _, start, end, label, score in zip(*(
+                    found[key].tolist() for key in (
+                        'video', 'start', 'end', 'label', 'score')))]
+    print(f'{arguments.video}, {timeline.clock(seconds)}: {len(segments)} '
+          f'segments by {path}')
+    for start, end, label, score in segments:
+      print(f'  {start:9.2f} {end:9.2f} s  {score:6.1%}  {label}')
+      table.append((name, f'{start:.3f}', f'{end:.3f}', label, f'{score:.6g}',
+                    title))
+    rows.append(timeline.Row(title, segments))
+    classes += [c for c in detector.classes if c not in classes]
+    if arguments.out:
+      file = f'detections{"_" + str(number + 1) if number else ""}.json'
+      found['video'] = [name] * len(segments)
+      with open(os.path.join(arguments.out, file), 'w',
+                encoding='utf-8') as json_file:
+        json.dump(detections.to_activitynet(
+            found, detector.classes, [name]), json_file, indent=1)
+  if arguments.out:
+    with open(os.path.join(arguments.out, 'detections.csv'), 'w', newline='',
+              encoding='utf-8') as file:
+      csv.writer(file).writerows(
+          [('video', 'start', 'end', 'label', 'score', 'model'), *table])
+    with open(os.path.join(arguments.out, 'timeline.svg'), 'w',
+              encoding='utf-8') as file:
+      file.write(timeline.draw(name, seconds, rows, classes, strip))
+    print(f'Written to {arguments.out}: detections.json, detections.csv, '
+          'timeline.svg')
+
+
+# Frames of the film strip, and their height in pixels.
+_STRIP, _STRIP_HEIGHT = 12, 120
+
+
+def _stream(arguments, detector, entry, strip):
+  """Returns what is found in a video, and its seconds; fills the strip."""
+  import numpy as np
+  import tqdm
+
+  from input_pipeline import containers
+  from input_pipeline import pieces
+  from input_pipeline import timing
+  from vidattn_jax.tools import detect
+  from vidattn_jax.tools import pictures
+  numbered, _ = timing.renumber(entry, detector.pixels)
+  if not numbered.rate:
+    raise containers.VideoError(arguments.video, 'its frames have no times')
+  starts, lengths = detector.lay(numbered.num_frames)
+  if not len(starts):
+    raise containers.VideoError(
+        arguments.video, f'it has {numbered.num_frames} frames; the shortest '
+        f'window has {detector.pixels["detection"]["windows"][0]}')
+  shown = set() if strip is None else set(np.linspace(
+      0, numbered.num_frames - 1, 2 * _STRIP + 1).astype(int)[1::2].tolist())
+  with tqdm.tqdm(total=numbered.num_frames, desc='detect', unit=' frames',
+                 mininterval=1.0, dynamic_ncols=True) as bar:
+
+    def look(number, frame):
+      if number in shown:
+        strip.append(pictures.resize(frame[None], _STRIP_HEIGHT)[0])
+      bar.update()
+
+    frames = pieces.seen_frames(
+        arguments.video, entry, detector.pixels,
+        template=detector.frame_template, first_frame=detector.first_frame,
+        look=look)
+    place = functools.partial(pieces.slot, index=0, rate=numbered.rate, mask=1)
+    slots = (place(clip, start=starts[i], length=lengths[i])
+             for i, clip in pieces.cut(frames, starts, lengths,
+                                       detector.pixels['num_frames']))
+    found = detect.detect(
+        detector, pieces.batched(slots, detector.rows, detector.pixels),
+        arguments.least_score, arguments.most)
+  # What follows the last piece is shorter than a step, and not looked at.
+  if bar.n < (starts + lengths).max():
+    print(f'{arguments.video}: its header promises {numbered.num_frames} '
+          f'frames; {bar.n} could be had.', file=sys.stderr)
+  return found, numbered.num_frames / numbered.rate

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidattn_jax import models
 from vidattn_jax.training import checkpoint as checkpoint_lib
 from vidattn_jax.training import heads
 from vidattn_jax.training import state
@@ -52,9 +53,14 @@ def load_predictor(path, which='best', report=print) -> Predictor:
     The predictor.
 
   Raises:
-    ValueError: there is no such checkpoint, or it is damaged.
+    ValueError: there is no such checkpoint, it is damaged, or of a network
+      that finds segments.
   """
   variables, description, _ = checkpoint_lib.load(path, which, report)
+  if description['model']['name'] in models.DETECTORS:
+    raise ValueError(f'{path} is a checkpoint of '
+                     f'{description["model"]["name"]}, which finds segments; '
+                     'use vidattn detect.')
   variables = jax.device_put(variables)
   pixels = description['pixels']
   model = state.build_model(description['model'])
