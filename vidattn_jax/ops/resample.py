@@ -18,7 +18,9 @@ from vidattn_jax.ops import resizing
 
 # Full width at half maximum of the Gaussian, in parts of the map's extent.
 _WIDTH = 13 / 30
-# Most parts in which the CPU samples images, one after the other.
+# Most parts in which the CPU samples an image, one after the other; for the
+# gradient to a grid, all images.
+_BANDS = 8
 _PIECES = 32
 
 
@@ -129,12 +131,10 @@ def resample_along(images: jax.Array, saliency: jax.Array,
   Returns:
     (what `resample` returns, its derivative [N, H, W, C], float32 or wider).
   """
-  grid, moved = jax.jvp(sampling_grid, (saliency,), (tangent,))
-  wide = lax.stop_gradient(images).astype(grid.dtype)
-  points = _along_rows(wide, grid, moved)
-  values, change = platform.by_platform(
-      _both_on_cpu, lambda *args: _read_both(*args, _row_places(
-          grid.shape[1], wide.shape[1], wide.dtype)), wide, *points)
+  points, moved = jax.jvp(
+      lambda q: _along_rows(images, sampling_grid(q)), (saliency,), (tangent,))
+  wide = lax.stop_gradient(images).astype(points[0].dtype)
+  values, change = _read_all(_read_both, _both_on_cpu, wide, points, moved)
   return _of_type(values, images.dtype), change
 
 
@@ -146,7 +146,12 @@ def _of_type(values, dtype):
 
 @jax.custom_vjp
 def _sample(images, grid):
-  return _in_parts(_read, images, *_along_rows(images, grid))
+  def on_cpu(*args):
+    return [_read(_neighbours_of_one, *args)]
+
+  [values] = _read_all(lambda *args: [_read(*args)], on_cpu, images,
+                       _along_rows(images, grid))
+  return values
 
 
 def _sample_fwd(images, grid):
@@ -155,14 +160,14 @@ def _sample_fwd(images, grid):
 
 def _sample_bwd(residuals, g):
   images, grid = residuals
-  [points], enlarge = jax.vjp(lambda grid: _along_rows(images, grid), grid)
+  points, enlarge = jax.vjp(lambda grid: _along_rows(images, grid), grid)
 
   def spread(rows, images, points, g, products):
     place, x, y = _places(images, points, rows)
     here, right, below, across = products(g, images, place)
     cross = across - below - right + here
     to_places = [right - here + y * cross, below - here + x * cross]
-    _, back = jax.vjp(lambda points: _between(points, rows, images), points)
+    _, back = jax.vjp(lambda points: _between(points, rows), points)
     return back(to_places)[0]
 
   def product(g, images, place, offset):
@@ -172,63 +177,74 @@ def _sample_bwd(residuals, g):
 
   def plain(images, points, g):
     return spread(rows, images, points, g, lambda *args: [
-        product(*args, offset) for offset in _neighbours(images)])
+        product(*args, offset) for offset in _offsets(images)])
 
   def on_cpu(images, points, g):
     def add(i, total):
-      part = [lax.dynamic_slice_in_dim(a, i * step, step) for a in rows]
       part_g = lax.dynamic_slice_in_dim(g, i * step, step, 1)
       return jax.tree.map(jnp.add, total, spread(
-          part, images, points, part_g, lambda *args: lax.map(
-              functools.partial(product, *args),
-              jnp.asarray(_neighbours(images)))))
+          _part(rows, i * step, step), images, points, part_g,
+          lambda *args: lax.map(functools.partial(product, *args),
+                                jnp.asarray(_offsets(images)))))
 
-    step = _step(images.shape[1])
+    step = _step(images.shape[1], _PIECES)
     return lax.fori_loop(0, images.shape[1] // step, add,
                          [jnp.zeros_like(p) for p in points])
 
   rows = _row_places(grid.shape[1], images.shape[1], grid.dtype)
-  return None, *enlarge([platform.by_platform(on_cpu, plain, images, points,
-                                              g)])
+  return None, *enlarge(platform.by_platform(on_cpu, plain, images, points, g))
 
 
 _sample.defvjp(_sample_fwd, _sample_bwd)
 
 
-def _in_parts(read, images, *points):
-  """Samples images; on the CPU, some rows after the others.
+def _read_all(plain, on_cpu, images, *points):
+  """Samples images; on the CPU, frame by frame and some rows after the others.
 
   There, without a loop, XLA joins reading pixels to whatever uses them, and
   reads them anew for each number that it computes; and what lies between would
   not fit into the caches.
 
   Args:
-    read: function (images, points, ..., rows) -> [N, h, W, C].
+    plain: function (neighbours, images, *points, rows) -> arrays [N, h, W, C].
+    on_cpu: function (images, *points, rows) that returns the same, for one
+      image.
     images: [N, H, W, C].
     *points: what `_along_rows` returns.
 
   Returns:
-    [N, H, W, C].
+    Arrays [N, H, W, C].
   """
   rows = _row_places(points[0][0].shape[1], images.shape[1], images.dtype)
+  step = _step(images.shape[1], _BANDS)
 
-  def on_cpu(images, *points):
-    def add(i, values):
-      part = [lax.dynamic_slice_in_dim(a, i * step, step) for a in rows]
-      return lax.dynamic_update_slice_in_dim(
-          values, read(images, *points, part), i * step, 1)
+  def by_frames(images, *points):
+    def add_frame(n, results):
+      frame, *own = jax.tree.map(
+          lambda a: lax.dynamic_slice_in_dim(a, n, 1), [images, *points])
 
-    step = _step(images.shape[1])
-    return lax.fori_loop(0, images.shape[1] // step, add,
-                         _room(images, points[0][0]))
+      def add(i, results):
+        values = on_cpu(frame, *own, _part(rows, i * step, step))
+        return [lax.dynamic_update_slice(all_, x, (n, i * step, 0, 0))
+                for all_, x in zip(results, values)]
+
+      return lax.fori_loop(0, images.shape[1] // step, add, results)
+
+    return lax.fori_loop(0, len(images), add_frame,
+                         [_room(images, along) for along, _ in points])
 
   return platform.by_platform(
-      on_cpu, lambda *args: read(*args, rows), images, *points)
+      by_frames, lambda *args: plain(_neighbours, *args, rows), images,
+      *points)
 
 
-def _step(rows):
-  """Returns how many rows the CPU samples at once."""
-  return rows // next(k for k in range(_PIECES, 0, -1) if rows % k == 0)
+def _part(rows, first, count):
+  return [lax.dynamic_slice_in_dim(a, first, count) for a in rows]
+
+
+def _step(rows, parts):
+  """Returns how many rows the CPU samples at once, in at most so many parts."""
+  return rows // next(k for k in range(parts, 0, -1) if rows % k == 0)
 
 
 def _row_places(size, height, dtype):
@@ -239,17 +255,18 @@ def _row_places(size, height, dtype):
           jnp.asarray(place - before, dtype)[:, None])
 
 
-def _along_rows(images, *grids):
-  """Brings grids [N, G, G, 2] to [N, G, W], x and y apart."""
-  return [[resizing.resize_aligned(grid[..., i], {2: images.shape[2]})
-           for i in range(2)] for grid in grids]
+def _along_rows(images, grid):
+  """Brings a grid [N, G, G, 2] to x and y [N, G, W], in pixels."""
+  return [resizing.resize_aligned((grid[..., i] + 1) * ((size - 1) / 2),
+                                  {2: images.shape[2]})
+          for i, size in enumerate(images.shape[2:0:-1])]
 
 
-def _between(points, rows, images):
+def _between(points, rows):
   """Returns x and y in pixels, [N, h, W], of what `_along_rows` returns."""
   before, share = rows
-  return [(p[:, before] + share * (p[:, before + 1] - p[:, before]))
-          * ((size - 1) / 2) for p, size in zip(points, images.shape[2:0:-1])]
+  return [p[:, before] + share * (p[:, before + 1] - p[:, before])
+          for p in points]
 
 
 def _places(images, points, rows):
@@ -257,20 +274,18 @@ def _places(images, points, rows):
 
   Args:
     images: [N, H, W, C].
-    points: x and y [N, G, W] in [-1, 1].
+    points: what `_along_rows` returns.
     rows: a part of `_row_places`.
   """
   index, beyond = [], []
-  for place, size in zip(_between(points, rows, images),
-                         images.shape[2:0:-1]):
-    place = place + (size - 1) / 2
-    first = jnp.clip(jnp.floor(place), 0, max(size - 2, 0))
-    index.append(first.astype(jnp.int32))
-    beyond.append(place - first)
+  for place, size in zip(_between(points, rows), images.shape[2:0:-1]):
+    first = jnp.clip(place.astype(jnp.int32), 0, max(size - 2, 0))
+    index.append(first)
+    beyond.append(place - first.astype(place.dtype))
   return index[1] * images.shape[2] + index[0], *beyond
 
 
-def _neighbours(images):
+def _offsets(images):
   """Returns offsets: of the pixel, its right, its lower, and of both."""
   height, width = images.shape[1:3]
   right, down = min(width - 1, 1), width * min(height - 1, 1)
@@ -284,53 +299,62 @@ def _pixels(images, place):
       mode='promise_in_bounds'))(flat, place)
 
 
-def _read(images, points, rows):
+def _neighbours(images, place):
+  """Returns the pixels at `place`, on the right, below, and beyond both."""
+  return [_pixels(images, place + offset) for offset in _offsets(images)]
+
+
+def _neighbours_of_one(image, place):
+  """Does so for one image [1, H, W, C], of which the CPU makes faster code.
+
+  Views that begin later take the same index: it is limited and brought from a
+  vector to an address once, not four times.
+  """
+  flat = image.reshape(-1, image.shape[-1])
+  *_, last = offsets = _offsets(image)
+  return [flat[offset:len(flat) - last + offset].at[place].get(
+      mode='promise_in_bounds', wrap_negative_indices=False)
+          for offset in offsets]
+
+
+def _read(neighbours, images, points, rows):
   place, *beyond = _places(images, points, rows)
   x, y = (b[..., None] for b in beyond)
-  here, right, below, across = (
-      _pixels(images, place + offset) for offset in _neighbours(images))
+  here, right, below, across = neighbours(images, place)
   above, below = here + x * (right - here), below + x * (across - below)
   return above + y * (below - above)
 
 
-def _read_both(images, points, moved, rows):
+def _read_both(neighbours, images, points, moved, rows):
   """Returns what `_read` does, and its derivative when the points move."""
   place, *beyond = _places(images, points, rows)
-  to_right, down = (m[..., None] for m in _between(moved, rows, images))
+  to_right, down = (m[..., None] for m in _between(moved, rows))
   x, y = (b[..., None] for b in beyond)
-  here, right, below, across = (
-      _pixels(images, place + offset) for offset in _neighbours(images))
+  here, right, below, across = neighbours(images, place)
   first, second = right - here, across - below
   above = here + x * first
   step = below + x * second - above
-  return (above + y * step,
-          to_right * (first + y * (second - first)) + down * step)
+  return [above + y * step,
+          to_right * (first + y * (second - first)) + down * step]
 
 
-def _both_on_cpu(images, points, moved):
-  """Computes `_read_both` row by row, some rows after the others.
+def _both_on_cpu(image, points, moved, rows):
+  """Computes `_read_both` of one image.
 
   XLA would read the pixels for each of the two results: as one complex number,
-  they are computed together, and the inner loop keeps them so.
+  they are computed together, and the loop keeps them so.
   """
-  rows = _row_places(points[0].shape[1], images.shape[1], images.dtype)
-  step = _step(images.shape[1])
+  count = len(rows[0])
+  step = _step(count, 2)
 
-  def add(i, results):
-    def add_row(j, pairs):
-      part = [lax.dynamic_slice_in_dim(a, i * step + j, 1) for a in rows]
-      pair = lax.complex(*_read_both(images, points, moved, part))
-      return lax.dynamic_update_slice_in_dim(pairs, pair, j, 1)
+  def add(i, pairs):
+    pair = lax.complex(*_read_both(_neighbours_of_one, image, points, moved,
+                                   _part(rows, i * step, step)))
+    return lax.dynamic_update_slice_in_dim(pairs, pair, i * step, 1)
 
-    n, _, width, channels = images.shape
-    pairs = jnp.zeros((n, step, width, channels), images.dtype)
-    pairs = lax.fori_loop(0, step, add_row, lax.complex(pairs, pairs))
-    return [lax.dynamic_update_slice_in_dim(x, part, i * step, 1)
-            for x, part in zip(results, (pairs.real, pairs.imag))]
-
-  return tuple(lax.fori_loop(
-      0, images.shape[1] // step, add,
-      [_room(images, along) for along in (points[0], moved[0])]))
+  zeros = jnp.zeros((1, count, *image.shape[2:]), image.dtype)
+  pairs = lax.fori_loop(0, count // step, add, lax.complex(zeros, zeros))
+  return pairs.real, pairs.imag
 
 
 def _room(images, points):
