@@ -31,6 +31,18 @@ def shown():
   return frames, {panel.name: panel for panel in made}
 
 
+def test_a_response_comes_before_what_follows_from_it():
+  maps = {f'{kind}_attention': np.zeros((1, 2, 4, 4)) for kind in (
+      'complementary', 'discriminative', 'response', 'spatial')}
+  clips = {f'{kind}_video': np.zeros((1, 2, 8, 8, 3), np.uint8) for kind in (
+      'complementary', 'discriminative')}
+  made = panels.output_panels(maps | clips, 0, 'wave', 2)
+  assert [panel.name for panel in made] == [
+      'spatial attention', 'response attention', 'discriminative attention',
+      'complementary attention', 'discriminative clip, resampled',
+      'complementary clip, resampled']
+
+
 def test_peaks_are_dots_where_they_are(shown):
   frames, made = shown
   panel = made['response attention']

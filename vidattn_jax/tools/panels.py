@@ -172,7 +172,8 @@ def output_panels(outputs: Mapping, class_index: int, class_name: str,
     share = as_shares(outputs['frame_logits'][0])[:, class_index]
     panels.append(make_panel(f'score of {class_name} by frame', share,
                              num_frames, scale=(0.0, 1.0)))
-  for key in sorted(k for k in outputs if k.endswith('_attention')):
+  for key in sorted((k for k in outputs if k.endswith('_attention')),
+                    key=_order):
     values, name = np.asarray(outputs[key][0]), key.replace('_', ' ')
     if values.ndim == 4:
       count = values.shape[1]
@@ -185,13 +186,20 @@ def output_panels(outputs: Mapping, class_index: int, class_name: str,
                                scale=(0.0, 1.0) if bounded else None))
       if key == 'response_attention':
         panels[-1] = _with_peaks(panels[-1], outputs)
-  for key in sorted(k for k in outputs if k.endswith('_video')):
+  for key in sorted((k for k in outputs if k.endswith('_video')), key=_order):
     panels.append(Panel(f'{key.removesuffix("_video")} clip, resampled',
                         np.asarray(outputs[key][0]), 0.0, 255.0))
   if 'class_maps' in outputs:
     panels.append(make_panel(f'class map of {class_name}', np.asarray(
         outputs['class_maps'][0])[..., class_index], num_frames))
   return panels
+
+
+def _order(key):
+  """Sorts a response before what follows from it, and the rest by name."""
+  kinds = ('response', *_PEAKS)
+  kind = key.partition('_')[0]
+  return kinds.index(kind) if kind in kinds else -1, key
 
 
 def _with_peaks(panel, outputs):
