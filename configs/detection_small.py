@@ -60,7 +60,9 @@ def get_config(arguments='scnn,demo'):
     config.model.crop_size = (48, 48)
     config.data.resize = (48, 64)
     config.model.dropout = 0.2
-    config.detection.windows = (16, 24, 32, 48, 64)
+    # As long as actions are: in the demo 1.3 to 5 seconds.
+    config.detection.windows = (16, 24, 32, 48, 64) if data == 'demo' else (
+        16, 32, 64, 128, 256)
     config.batch_size = 32
     config.num_epochs = 10.0
     config.schedule.learning_rate = 0.05
@@ -71,7 +73,9 @@ def get_config(arguments='scnn,demo'):
     config.data.resize = (66, 88)
     config.model.dropout = 0.2
     with config.unlocked():
-      config.model.options.scales = (1.5, 2, 2.5, 3, 4, 5, 6, 8)
+      config.model.options.scales = (
+          (1.5, 2, 2.5, 3, 4, 5, 6, 8) if data == 'demo' else
+          (2, 3, 4, 5.5, 8, 11, 16, 22))
       config.model.options.proposals = (200, 60)
     config.detection.buffer_step = 96
     config.batch_size = 4

@@ -16,6 +16,7 @@ from vidattn_jax import names
 from vidattn_jax.ops import flow as flow_lib
 from vidattn_jax.ops import pixels
 from vidattn_jax.tools import gradcam
+from vidattn_jax.tools import networks
 from vidattn_jax.tools import page
 from vidattn_jax.tools import panels
 from vidattn_jax.tools import pictures
@@ -80,6 +81,7 @@ def load_explainers(paths: Sequence[str], which='best',
 
 def _load(path, name, which, report):
   variables, description, _ = checkpoint_lib.load(path, which, report)
+  networks.check_classifies(path, description)
   variables = jax.device_put(variables)
   model = state.build_model(description['model'])
   recipe = {**description['pixels'], 'clips': 1, 'crops': 1}

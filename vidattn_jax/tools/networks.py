@@ -8,6 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from vidattn_jax import errors
+from vidattn_jax import models
 from vidattn_jax.training import state
 
 
@@ -64,6 +65,19 @@ def arguments_of_config(config, num_classes: int = 400) -> dict:
   """
   return state.model_arguments(config.copy_and_resolve_references(),
                                num_classes)
+
+
+def check_classifies(path, description: dict):
+  """Raises a ValueError if a checkpoint is of a network that finds segments.
+
+  Args:
+    path: where it lies, for the message.
+    description: what the checkpoint carries beside the weights.
+  """
+  name = description['model']['name']
+  if name in models.DETECTORS:
+    raise ValueError(f'{path} is a checkpoint of {name}, which finds segments; '
+                     'use vidattn detect.')
 
 
 def build(arguments: dict, **changes):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidattn_jax import models
+from vidattn_jax.tools import networks
 from vidattn_jax.training import checkpoint as checkpoint_lib
 from vidattn_jax.training import heads
 from vidattn_jax.training import state
@@ -57,10 +57,7 @@ def load_predictor(path, which='best', report=print) -> Predictor:
       that finds segments.
   """
   variables, description, _ = checkpoint_lib.load(path, which, report)
-  if description['model']['name'] in models.DETECTORS:
-    raise ValueError(f'{path} is a checkpoint of '
-                     f'{description["model"]["name"]}, which finds segments; '
-                     'use vidattn detect.')
+  networks.check_classifies(path, description)
   variables = jax.device_put(variables)
   pixels = description['pixels']
   model = state.build_model(description['model'])

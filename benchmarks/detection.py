@@ -1,0 +1,109 @@
+"""Narrow detectors on a small untrimmed set, and windows without a network.
+
+python -m benchmarks.detection --out=runs/detection
+python -m benchmarks.detection --data=FOLDER --networks=rc3d --out=DIR
+
+Without --data, the demo set of untrimmed motions. The baseline takes every
+window as a detection of every class, the surest where actions of the class are
+as long as the window in the training set. Every command is printed before it
+runs; what was killed goes on when started again.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from configs import detection_small
+from input_pipeline import untrimmed
+from vidattn_jax.detection import evaluation
+from vidattn_jax.detection import windows
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def main(argv=None):
+  """Trains and judges every network, with every unit and seed."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--data', metavar='FOLDER', help='videos and '
+                      'annotations.json (default: the demo set is made)')
+  parser.add_argument('--networks', nargs='+', default=['scnn', 'rc3d'],
+                      choices=('scnn', 'rc3d'))
+  parser.add_argument('--units', nargs='+', default=['STA', 'none'])
+  parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+  parser.add_argument('--flags', nargs='*', default=[], metavar='KEY=VALUE',
+                      help='keys of the configuration, num_epochs=2')
+  arguments = parser.parse_args(argv)
+  out = pathlib.Path(arguments.out)
+  out.mkdir(parents=True, exist_ok=True)
+  data, kind = arguments.data, 'own'
+  if not data:
+    data, kind = out / 'data', 'demo'
+    _run(['-m', 'input_pipeline.untrimmed_demo', str(data)])
+  flags = [f'--config.{flag}' for flag in arguments.flags]
+  figures = {'all windows': _baseline(data, kind)}
+  for network in arguments.networks:
+    for unit in arguments.units:
+      for seed in arguments.seeds:
+        name = f'{network}_{unit}_{seed}'
+        start = time.monotonic()
+        _run([str(_ROOT / 'main.py'), '--config=' + str(
+            _ROOT / f'configs/detection_small.py:{network},{kind},{unit}'),
+              f'--config.data.root={data}', f'--config.seed={seed}',
+              f'--config.data.index_file={out / "index.json"}', *flags,
+              f'--workdir={out / name}'])
+        card = max((out / name / 'eval').glob('*.card.json'),
+                   key=lambda path: path.stat().st_mtime)
+        figures[name] = {
+            **json.loads(card.read_text())['result'],
+            'minutes': round((time.monotonic() - start) / 60, 1)}
+  for name, row in figures.items():
+    print(f'{name:<16} ' + '  '.join(
+        f'{key[4:]}: {value:6.2%}' for key, value in row.items()
+        if key.startswith('map_')))
+  (out / 'summary.json').write_text(json.dumps(figures, indent=1) + '\n')
+
+
+def _baseline(data, kind):
+  """Judges all windows of the evaluation videos, whatever they show."""
+  c = detection_small.get_config(f'scnn,{kind}')
+  c.data.root = str(data)
+  train, judged = (untrimmed.read_annotations(c, s) for s in ('train', 'eval'))
+  rows = [row for video in train.videos.values() for row in video['segments']]
+  lengths, rate = c.detection.windows, c.data.frame_rate
+  count = len(train.classes)
+  prior = windows.length_prior(
+      [end - start for start, end, _ in rows], [row[2] for row in rows], count,
+      lengths, rate)
+  parts = []
+  for name, video in judged.videos.items():
+    starts, chosen = windows.slide(int(video['duration'] * rate), lengths)
+    scores = prior[np.searchsorted(lengths, chosen)]
+    times = windows.to_seconds(starts, chosen, rate)
+    parts.append({
+        'video': np.repeat(name, scores.size),
+        'start': np.repeat(times[:, 0], count),
+        'end': np.repeat(times[:, 1], count),
+        'label': np.tile(np.arange(count), len(starts)),
+        'score': scores.ravel()})
+  found = {key: np.concatenate([part[key] for part in parts])
+           for key in parts[0]}
+  result = evaluation.evaluate(judged.videos, found, judged.classes,
+                               nms_margin=c.eval.nms_margin)
+  return {f'map_{t:g}': value for t, value in zip(
+      result.thresholds, result.mean.tolist(), strict=True)}
+
+
+def _run(arguments):
+  """Runs one Python command, printed as one would type it."""
+  print('$ python ' + ' '.join(arguments), flush=True)
+  subprocess.run([sys.executable, *arguments], check=True, cwd=_ROOT)
+
+
+if __name__ == '__main__':
+  main()
