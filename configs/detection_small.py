@@ -56,15 +56,15 @@ def get_config(arguments='scnn,demo'):
   config.optimizer.bias_lr = 1.0
   config.optimizer.weight_decay = 5e-4
   if name == 'scnn':
-    config.model.num_frames = 16
-    config.model.crop_size = (48, 48)
-    config.data.resize = (48, 64)
+    config.model.num_frames = 8
+    config.model.crop_size = (40, 40)
+    config.data.resize = (42, 56)
     config.model.dropout = 0.2
     # As long as actions are: in the demo 1.3 to 5 seconds.
     config.detection.windows = (16, 24, 32, 48, 64) if data == 'demo' else (
         16, 32, 64, 128, 256)
     config.batch_size = 32
-    config.num_epochs = 10.0
+    config.num_epochs = 8.0
     config.schedule.learning_rate = 0.05
     config.eval.batch_size = 64
   else:
@@ -79,7 +79,7 @@ def get_config(arguments='scnn,demo'):
       config.model.options.proposals = (200, 60)
     config.detection.buffer_step = 96
     config.batch_size = 4
-    config.num_epochs = 4.0
+    config.num_epochs = 2.0
     config.schedule.learning_rate = 0.01
     config.eval.batch_size = 4
   config.eval.every_epochs = config.get_ref('num_epochs')
