@@ -83,8 +83,19 @@ def _check_edit_attention(printed, pictures):
   assert pictures == 1
 
 
+def _check_detection(printed, pictures):
+  first, last = (float(x) for x in re.search(
+      r'loss ([\d.]+) -> ([\d.]+)', printed).groups())
+  assert last < 0.6 * first
+  found, actions = map(int, re.search(r'(\d+) of (\d+) actions are overlapped',
+                                      printed).groups())
+  assert 2 * found >= actions > 0
+  assert pictures == 0  # the timeline is a drawing
+
+
 # What each notebook must have printed, and how many pictures it drew.
 _CHECKS = {'quickstart': _check_quickstart,
+           'detection': _check_detection,
            'attention_zoo': _check_attention_zoo,
            'edit_attention': _check_edit_attention,
            'gaussian_resampling': _check_gaussian_resampling,

@@ -133,9 +133,11 @@ def _axis(duration, place, y):
   parts = []
   for seconds in np.arange(0, duration + 1e-9, step):
     x = place(seconds)
+    # The last one stands before its mark if it would be cut.
+    side = ('text-anchor="end" ' if x + 5 * _LETTER > _WIDTH else '')
     parts.append(f'<path d="M{x:.1f} {y}v5" stroke="{_INK}"/>'
-                 f'<text x="{x + 2:.1f}" y="{y + 15}" font-size="11">'
-                 f'{clock(float(seconds))}</text>')
+                 f'<text x="{x + (-2 if side else 2):.1f}" y="{y + 15}" {side}'
+                 f'font-size="11">{clock(float(seconds))}</text>')
   return parts
 
 
