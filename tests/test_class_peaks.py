@@ -236,7 +236,8 @@ def test_gradients_agree_with_finite_differences(float64, form):
 
 def test_derivative_forward_is_the_one_backward(float64, form):
   rng = np.random.default_rng(1)
-  images, q = _smooth((2, 37, 15, 3)), 0.2 + rng.random((2, 7, 7))
+  # Rows that the CPU computes in several parts.
+  images, q = _smooth((2, 36, 15, 3)), 0.2 + rng.random((2, 7, 7))
   tangent, g = rng.standard_normal(q.shape), rng.standard_normal(images.shape)
   values, change = resample.resample_along(images, jnp.asarray(q),
                                            jnp.asarray(tangent))
