@@ -196,8 +196,9 @@ def main(argv=None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--rounds', type=int, default=15)
   arguments = parser.parse_args(argv)
-  on_cpu = jax.default_backend() == 'cpu'
+  on_cpu = not torch.cuda.is_available()
   if on_cpu:
+    # Before JAX counts the cores: it would start a thread for each.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
   clock = time.process_time if on_cpu else time.perf_counter
