@@ -272,6 +272,14 @@ def get_config():
   config.cutmix_alpha = 0.0
   # Factor of the loss that draws temporal attention towards `data.edits`.
   config.temporal_weight = 10.0
+  # A 3D network that sees frames learns from one that sees flow: workdir, or
+  # checkpoint's folder, of the second; '' for none. Factor of the squared error
+  # of their pooled features. 'mars': it and the cross-entropy train all;
+  # 'mers': it trains all but the classifier, the cross-entropy that alone.
+  config.distill = distill = ml_collections.ConfigDict()
+  distill.teacher = ''
+  distill.weight = 50.0
+  distill.how = 'mars'
   # Decay of the moving average of the weights that is evaluated; 0 for none.
   config.ema_decay = 0.0
   # Parameters that stay as they are: prefixes of their names, such as

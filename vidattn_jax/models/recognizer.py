@@ -138,7 +138,7 @@ class Recognizer(nn.Module):
     Args:
       variables: dict of `params` and `batch_stats`.
       *args: see `__call__`.
-      capture: see `__call__`; in evaluation, where nothing is mutable.
+      capture: see `__call__`; without gates where something is mutable.
       mutable: collections that may change.
       **kwargs: see `__call__`; and `rngs`.
 
@@ -146,8 +146,11 @@ class Recognizer(nn.Module):
       What `__call__` returns; with `mutable`, a pair of it and the changed
       collections.
     """
+    if mutable:
+      return super().apply(variables, *args, capture=capture, mutable=mutable,
+                           **kwargs)
     if not capture:
-      return super().apply(variables, *args, mutable=mutable, **kwargs)
+      return super().apply(variables, *args, **kwargs)
     outputs, sown = super().apply(variables, *args, capture=True,
                                   mutable=['intermediates'], **kwargs)
     return {**outputs, 'gates': _gates(sown.get('intermediates', {}))}

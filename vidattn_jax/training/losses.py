@@ -86,6 +86,33 @@ def mean_temporal_loss(outputs, batch, gamma: float):
   return values.sum() / jnp.maximum((mask.sum(1) > 0).sum(), 1)
 
 
+def pooled(stage):
+  """Returns the mean of a stage [N, T, H, W, D] over a clip, float32 [N, D]."""
+  return stage.mean((1, 2, 3), dtype=jnp.promote_types(stage.dtype,
+                                                       jnp.float32))
+
+
+def feature_gap(stage, features):
+  """Computes how far features are from a teacher's, as MARS does.
+
+  Args:
+    stage: the student's last, [N, T, H, W, D].
+    features: the teacher's, [N, D].
+
+  Returns:
+    [N], the mean squared error of the pooled features.
+
+  Raises:
+    ValueError: they have other numbers of features.
+  """
+  mine = pooled(stage)
+  if mine.shape != features.shape:
+    raise ValueError(
+        f'The network has {mine.shape[-1]} features, its teacher '
+        f'{features.shape[-1]}; choose model.name and model.width alike.')
+  return jnp.square(mine - features).mean(-1)
+
+
 def overlap_loss(logits, labels, overlaps, weight: float = 1.0):
   """Computes the loss of S-CNN's localisation network.
 

@@ -19,8 +19,9 @@ def of(model):
     Function (apply, video, batch, key, config, num_classes) -> (sum of the
     losses of the rows that count, float or bool [N]: how right each row is,
     changed statistics). `apply` runs the network in training on a video and
-    keyword arguments, and returns outputs and changed collections; `batch` is
-    that of `state.make_train_step`.
+    keyword arguments, and returns outputs and changed collections; with
+    `head_only` no gradient leaves its classifier. `batch` is that of
+    `state.make_train_step`; what a teacher sees is its `features`.
   """
   return {scnn.SCNN: _find_in_windows, rc3d.RC3D: _find_in_buffers}.get(
       type(model), _classify)
@@ -33,9 +34,18 @@ def _classify(apply, video, batch, key, config, num_classes):
       batch['label'], num_classes, config.label_smoothing, multi)
   video, targets = losses.mix_clips(
       mix_key, video, targets, config.mixup_alpha, config.cutmix_alpha)
-  outputs, updated = apply(video, rngs={'dropout': dropout_key})
-  total = _sum(losses.cross_entropy(outputs, {'targets': targets}, multi),
-               batch)
+  more = {'rngs': {'dropout': dropout_key}}
+  if 'features' in batch:
+    more['capture'] = True
+  outputs, updated = apply(video, **more)
+  judged = outputs
+  if 'features' in batch and config.distill.how == 'mers':
+    judged, _ = apply(video, head_only=True, **more)
+  values = losses.cross_entropy(judged, {'targets': targets}, multi)
+  if 'features' in batch:
+    values += config.distill.weight * losses.feature_gap(
+        outputs['stages'][-1], batch['features'])
+  total = _sum(values, batch)
   if 'temporal_target' in batch:
     # What all is divided by later is the number of clips.
     total += jnp.sum(batch['mask']) * losses.mean_temporal_loss(

@@ -1,6 +1,5 @@
 """The training state, and the two compiled steps."""
 
-import functools
 from typing import Any
 
 from flax import struct
@@ -143,7 +142,7 @@ def network_input(model, video, mean, std, dtype, flow_bound=20.0):
   return pixels.normalize(video, mean, std, dtype)
 
 
-def make_train_step(model, config, num_classes):
+def make_train_step(model, config, num_classes, see=None):
   """Builds one training step: a pure function to be compiled.
 
   What the seed and the length of the data set decide comes as arguments, so
@@ -154,9 +153,12 @@ def make_train_step(model, config, num_classes):
     config: the run's configuration; `seed` and `schedule.learning_rate` are
       not looked at.
     num_classes: number of classes, or {head: number}.
+    see: function of a teacher's weights and frames that returns its features,
+      see `distill.Teacher`; None without a teacher.
 
   Returns:
-    Function (state, batch, key, learning_rate) -> (state, metrics). `batch`
+    Function (state, batch, key, learning_rate) -> (state, metrics), which takes
+    the teacher's weights, too, if there is one. `batch`
     has `video` uint8 [N, T, H, W, C] (or what `network_input` takes), `mask`
     float32 [N], 0 for clips that do not count, and `label` int32 [N] (see
     `losses.one_hot_targets`), with edited attention what
@@ -172,28 +174,33 @@ def make_train_step(model, config, num_classes):
   parts = config.accumulate_steps
   objective = objectives.of(model)
 
-  def loss_sum(params, batch_stats, batch, key):
+  def loss_sum(params, batch_stats, batch, key, teacher):
     video = batch['video']
+    if see:
+      batch = batch | {'features': see(teacher, video)}
     if config.data.color_jitter:
       video = pixels.jitter(jax.random.fold_in(key, 2), video,
                             config.data.color_jitter)
     video = network_input(model, video, mean, std, dtype,
                           config.data.flow_bound)
-    total, right, updated = objective(
-        functools.partial(
-            model.apply, {'params': params, 'batch_stats': batch_stats},
-            train=True, mutable=['batch_stats']),
-        video, batch, key, config, num_classes)
+
+    def apply(video, head_only=False, **options):
+      mine = _head_only(params) if head_only else params
+      return model.apply({'params': mine, 'batch_stats': batch_stats}, video,
+                         train=True, mutable=['batch_stats'], **options)
+
+    total, right, updated = objective(apply, video, batch, key, config,
+                                      num_classes)
     sums = {'loss': total, 'correct': jnp.sum(right * batch['mask']),
             'count': jnp.sum(batch['mask'])}
     return sums['loss'], (updated.get('batch_stats', {}), sums)
 
-  def train_step(state, batch, key, learning_rate):
+  def train_step(state, batch, key, learning_rate, teacher=None):
     key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
     gradient = jax.grad(loss_sum, has_aux=True)
     if parts == 1:
       grads, (batch_stats, sums) = gradient(
-          state.params, state.batch_stats, batch, key)
+          state.params, state.batch_stats, batch, key, teacher)
     else:
       # Every part takes every `parts`-th clip, so that no clip leaves its
       # device.
@@ -204,7 +211,8 @@ def make_train_step(model, config, num_classes):
         grads, batch_stats, sums = carry
         part, index = inputs
         new_grads, (batch_stats, new_sums) = gradient(
-            state.params, batch_stats, part, jax.random.fold_in(key, index))
+            state.params, batch_stats, part, jax.random.fold_in(key, index),
+            teacher)
         grads, sums = jax.tree.map(
             jnp.add, (grads, sums), (new_grads, new_sums))
         return (grads, batch_stats, sums), None
@@ -233,6 +241,13 @@ def make_train_step(model, config, num_classes):
         opt_state=opt_state, ema=ema), metrics
 
   return train_step
+
+
+def _head_only(params):
+  """Returns parameters of which only those of the classifier are trained."""
+  return jax.tree_util.tree_map_with_path(
+      lambda path, x: x if optim.path_name(path).startswith('head')
+      else jax.lax.stop_gradient(x), params)
 
 
 def make_eval_step(model, mean, std, dtype, flow_bound=20.0, branches=(),

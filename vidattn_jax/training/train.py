@@ -16,6 +16,7 @@ from vidattn_jax.models import st_abn
 from vidattn_jax.training import attention
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import detections
+from vidattn_jax.training import distill
 from vidattn_jax.training import evaluate as evaluation
 from vidattn_jax.training import heads
 from vidattn_jax.training import initialize
@@ -141,6 +142,8 @@ def check(config):
       raise ValueError(
           f'config.{key} takes a network with an attention branch, such as '
           f'st_abn_r50; {config.model.name} has none.')
+  if config.distill.teacher:
+    distill.check(config, model)
   if config.model.name in models.DETECTORS:
     detections.check(config)
   elif config.detection.annotations:
@@ -223,9 +226,14 @@ class _Run:
     """Runs the steps that are left; see `train_and_evaluate`."""
     config, inputs = self.config, self.inputs
     whole = sharding.replicated(self.mesh)
+    see, more = None, ()
+    if config.distill.teacher:
+      teacher = distill.load_teacher(config.distill.teacher, writer_lib.say)
+      see = teacher.features
+      more = (sharding.replicate(self.mesh, teacher.variables),)
     train_step = jax.jit(
         state_lib.make_train_step(self.model, config,
-                                  self.arguments['num_classes']),
+                                  self.arguments['num_classes'], see),
         donate_argnums=0, out_shardings=(shardings, whole))
     eval_every = _interval(config.eval.every_epochs, inputs.steps_per_epoch)
     save_every = _interval(config.checkpoint.every_epochs,
@@ -255,7 +263,7 @@ class _Run:
         batch = progress.wait_for(batches)
         while step < self.total_steps:
           state, metrics = train_step(state, _on_devices(self.mesh, batch),
-                                      self.key, self.rates[step])
+                                      self.key, self.rates[step], *more)
           step += 1
           # The next batch is fetched, and the last step's figures are looked
           # at, while the device computes this one.
