@@ -100,6 +100,9 @@ def test_judged_as_by_hand():
   assert figures['map'] == figures['map_0.5'] == 0.5
   assert (figures['videos'], figures['detections']) == (2, 3)
   assert 'NMS at t - 0.1' in detections.sentence(result)
+  numbered = {**result.found, 'video': np.asarray([0, 0, 1])}
+  kept = detections.suppress(numbered, 0.4)
+  assert kept['score'].tolist() == [.9, .7] and kept['video'].tolist() == [0, 1]
   found = detections.to_activitynet(result.found, result.classes, result.names)
   assert found['results']['b'] == [
       {'label': 'y', 'score': .7, 'segment': [6.0, 7.0]}]
@@ -157,7 +160,7 @@ def test_rc3d_finds_flashes(root, tmp_path):
 
 
 def test_timeline_shows_rows_lanes_and_colours():
-  assert timeline.lanes([(0, 4), (1, 2), (2, 3), (5, 6)]) == [0, 1, 1, 0]
+  assert timeline.lanes([(0, 4), (1, 2), (2, 3), (3, 6)]) == [0, 1, 1, 1]
   assert [timeline.clock(s) for s in (3.46, 125, 3723)] == [
       '3.5 s', '2:05', '1:02:03']
   text = timeline.draw(

@@ -45,10 +45,10 @@ def test_hosts_are_3d_networks():
 
 def test_losses_by_hand():
   labels = np.asarray([0, 2])
-  outputs = {'proposal_logits': np.asarray([[0.0, 0.0], [0.0, np.log(3)]]),
+  outputs = {'proposal_logits': np.log([[3.0, 1.0], [1.0, 3.0]]),
              'logits': np.log(np.asarray([[.5, .25, .25], [.2, .2, .6]]))}
   got = losses.scnn_losses(outputs, labels, np.asarray([0.0, 0.0625]), 2.0)
-  np.testing.assert_allclose(got['proposal'], np.log([2, 4 / 3]), rtol=1e-6)
+  np.testing.assert_allclose(got['proposal'], np.log([4 / 3, 4 / 3]), rtol=1e-6)
   np.testing.assert_allclose(got['class'], -np.log([.5, .6]), rtol=1e-6)
   # 0.0625 ** 0.25 is one half.
   np.testing.assert_allclose(got['overlap'], [0, .36 / .5 - 1], rtol=1e-5)
