@@ -107,12 +107,13 @@ class Windows:
     found = {'action': [], 'near': [], 'far': []}
     for number, video in enumerate(dataset.records):
       starts, lengths = lay(video.num_frames)
-      overlap = _overlaps(starts, lengths, video)
+      overlap = _overlaps(starts, lengths, video.segments, video.rate)
+      unsure = _overlaps(starts, lengths, video.truth['ambiguous'], video.rate)
       best = overlap.max(1, initial=0)
       which = overlap.argmax(1) if overlap.shape[1] else np.zeros(
           len(starts), int)
       rows = np.stack([np.full(len(starts), number), starts, lengths, which], 1)
-      background = best < keys.background_below
+      background = (best < keys.background_below) & ~(unsure > 0).any(1)
       for kind, chosen in (('action', best > keys.action_above),
                            ('near', background & (best > 0)),
                            ('far', background & (best == 0))):
@@ -152,7 +153,8 @@ class Windows:
     if most:
       start = int(np.clip(start + rng.integers(-most, most + 1), 0,
                           record.num_frames - length))
-    overlap = _overlaps([start], [length], record)[0, which]
+    overlap = _overlaps([start], [length], record.segments,
+                        record.rate)[0, which]
     return video, start, length, (record.segments[which][2] + 1,
                                   max(float(overlap), 1e-3))
 
@@ -243,11 +245,11 @@ class Buffers:
     return np.asarray(rows, float).reshape(-1, 3)
 
 
-def _overlaps(starts, lengths, video):
-  """Returns how windows overlap a video's segments, [W, G]."""
+def _overlaps(starts, lengths, segments, rate):
+  """Returns how windows, in frames, overlap segments, in seconds, [W, G]."""
   windows = np.stack([starts, np.add(starts, lengths)], -1)[:, None]
-  segments = np.asarray(video.segments, float).reshape(-1, 3)[:, :2]
-  segments = segments * video.rate
+  segments = rate * np.asarray([row[:2] for row in segments], float).reshape(
+      -1, 2)
   shared = np.maximum(np.minimum(windows[..., 1], segments[:, 1])
                       - np.maximum(windows[..., 0], segments[:, 0]), 0)
   both = np.ptp(windows, -1) + np.ptp(segments, -1) - shared

@@ -101,8 +101,9 @@ def read_annotations(config, split):
       before it starts; one sentence.
   """
   path = config.detection.annotations
-  if not os.path.exists(path):
-    path = storage.join(config.data.root, path)
+  below = storage.join(config.data.root, path)
+  if not os.path.isabs(path) and os.path.exists(below):
+    path = below
   found = annotations.read(path, config.detection[f'{split}_subset'])
   reversed_ = [(name, row) for name, video in found.videos.items()
                for row in (*video['segments'], *video['ambiguous'])

@@ -1,5 +1,6 @@
 """Untrimmed sets: what is odd in them, and the pieces that are made of them."""
 
+import dataclasses
 import json
 import weakref
 
@@ -8,11 +9,13 @@ import pytest
 import untrimmed as small
 
 from configs import common
+from input_pipeline import annotations
 from input_pipeline import batches
 from input_pipeline import pieces
 from input_pipeline import resizing
 from input_pipeline import transforms
 from input_pipeline import untrimmed
+from tests import owners
 from vidattn_jax.detection import windows
 
 VIDEOS = {
@@ -58,6 +61,26 @@ def test_sets_are_read_with_their_times(root):
   # At half the rate there are half the frames.
   _, slower = _load(root, data__frames_by='time', data__frame_rate=12.5)
   assert (slower.records[0].num_frames, slower.records[0].rate) == (48, 12.5)
+
+
+def test_thumos14_is_read_where_it_lies(tmp_path):
+  owners.thumos14(tmp_path, owners.touch)
+  c = common.get_config()
+  c.data.root, c.detection.annotations = str(tmp_path), '.'
+  c.detection.train_subset, c.detection.eval_subset = 'val', 'test'
+  with pytest.raises(ValueError, match='BasketballDunk_val.txt is missing'):
+    untrimmed.read_annotations(c, 'train')
+  for end in ('val', 'test'):
+    [known] = tmp_path.rglob(f'Diving_{end}.txt')
+    for kind in annotations.THUMOS14:
+      (known.parent / f'{kind}_{end}.txt').touch()
+  found = untrimmed.read_annotations(c, 'eval')
+  truth = found.videos['video_test_0000364']
+  pitch, cliff, diving = (found.classes.index(name) for name in (
+      'BaseballPitch', 'CliffDiving', 'Diving'))
+  assert truth['segments'] == [(.9, 1.2, pitch), (.2, .6, cliff),
+                               (.2, .6, diving)]
+  assert found.videos['video_test_0000051']['ambiguous'] == [(.6, .7)]
 
 
 def test_what_is_odd_is_counted_and_named(root, tmp_path):
@@ -147,6 +170,19 @@ def test_windows_have_the_class_and_overlap_of_their_action(root):
   flip = np.asarray([1, 0])
   assert drawn.targets((2, 0.5), flip) == {'label': 1, 'overlap': 0.5}
   assert drawn.targets((0, 0.0), flip) == {'label': 0, 'overlap': 0}
+
+
+def test_ambiguous_segments_are_no_background(root):
+  config, found = _load(root, detection__background=20.0)
+  a, b = found.records
+  a = dataclasses.replace(a, truth={**a.truth, 'ambiguous': [(0.0, 2.0)]})
+  drawn = pieces.Windows(dataclasses.replace(found, records=(a, b)), config,
+                         _windows)
+  rng = np.random.default_rng(0)
+  rows = [drawn.draw(i, rng) for i in range(len(drawn))]
+  starts = [start for video, start, _, (label, _) in rows
+            if video == 0 and not label]
+  assert len(starts) > 20 and min(starts) >= 50
 
 
 def test_windows_of_actions_move_by_up_to_their_step(root):

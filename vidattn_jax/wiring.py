@@ -117,10 +117,10 @@ def _first_process_first(config, workdir, splits, load):
 def _untrimmed_inputs(config, workdir, splits) -> train.Inputs:
   """Returns the trainer's inputs of a network that finds segments."""
   pixels = transforms.pixel_recipe(config)
-  pixels['detection'] = _detection_recipe(config)
   sets = _first_process_first(
       config, workdir, splits,
       lambda split, index: untrimmed.load(config, split, index))
+  pixels['detection'] = _detection_recipe(config, sets['eval'].records[0].rate)
   for split, dataset in sets.items():
     transforms.check_sizes(dataset.records, config, pixels, split)
   lay = functools.partial(windows.lay, detection=pixels['detection'],
@@ -154,8 +154,13 @@ def _untrimmed_inputs(config, workdir, splits) -> train.Inputs:
             **({'pieces': len(drawn)} if drawn else {})})
 
 
-def _detection_recipe(config) -> dict:
-  """Returns how untrimmed videos become pieces, and what is kept, as data."""
+def _detection_recipe(config, rate) -> dict:
+  """Returns how untrimmed videos become pieces, and what is kept, as data.
+
+  Args:
+    config: the configuration.
+    rate: frames in a second of the videos, as they are numbered.
+  """
   keys = config.detection
   if config.model.name != 'scnn':
     return {'kind': 'buffers', 'buffer_step': keys.buffer_step}
@@ -165,8 +170,7 @@ def _detection_recipe(config) -> dict:
     rows = [row for video in truth.videos.values() for row in video['segments']]
     prior = windows.length_prior(
         [end - start for start, end, _ in rows], [row[2] for row in rows],
-        len(truth.classes), keys.windows,
-        config.data.frame_rate or windows.RATE).tolist()
+        len(truth.classes), keys.windows, rate).tolist()
   return {'kind': 'windows', 'windows': list(keys.windows),
           'window_overlap': keys.window_overlap,
           'least_action': config.eval.least_action, 'prior': prior}
