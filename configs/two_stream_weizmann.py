@@ -46,8 +46,7 @@ def get_config(arguments='flow,moshe'):
   # 0.4 s of motion; a step of walking takes about that.
   config.data.flow_stack = 10
   config.batch_size = 8
-  # RGB has little to tell here, and learns it sooner.
-  config.num_epochs = 150.0 if stream == 'flow' else 60.0
+  config.num_epochs = 150.0
   config.schedule.warmup_epochs = 3.0
   config.eval.every_epochs = config.num_epochs
   config.checkpoint.every_epochs = config.num_epochs
