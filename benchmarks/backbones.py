@@ -41,8 +41,13 @@ _CLIPS = {'p3d': (16, 160), 'c3d': (16, 112), 'r3d': (16, 112),
           '': (8, 112)}
 
 
-def _random_variables(model, video):
-  """Returns variables of He's size without running the initialisation."""
+def random_variables(model, video):
+  """Returns variables of He's size without running the initialisation.
+
+  Args:
+    model: the network.
+    video: a clip, or its shape and type.
+  """
   shapes = jax.eval_shape(model.init, jax.random.key(0), video)
   rng = np.random.default_rng(0)
 
@@ -59,8 +64,20 @@ def _random_variables(model, video):
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def _step_of_jax(model, variables, video, label):
-  """Returns a step without arguments, and its compile time in s."""
+def step_of_jax(model, variables, video, labels, clock=time.perf_counter):
+  """Compiles a train step.
+
+  Args:
+    model: the network.
+    variables: its weights and statistics.
+    video: [N, T, H, W, C].
+    labels: N classes.
+    clock: what tells the time that compiling takes.
+
+  Returns:
+    (a step without arguments, which returns the state after it; its compile
+    time in s).
+  """
   optimizer = optax.sgd(_RATE, _MOMENTUM)
 
   def step(state, video):
@@ -68,7 +85,8 @@ def _step_of_jax(model, variables, video, label):
       outputs, updated = model.apply(
           {**state['variables'], 'params': params}, video, train=True,
           mutable=['batch_stats'])
-      return -jax.nn.log_softmax(outputs['logits'])[0, label], updated
+      log_p = jax.nn.log_softmax(outputs['logits'])
+      return -jnp.take_along_axis(log_p, labels[:, None], 1).mean(), updated
 
     params = state['variables']['params']
     grads, updated = jax.grad(loss, has_aux=True)(params)
@@ -79,20 +97,28 @@ def _step_of_jax(model, variables, video, label):
 
   state = jax.tree.map(jnp.array, {
       'variables': variables, 'optimizer': optimizer.init(variables['params'])})
-  video = jnp.asarray(video)
-  start = time.perf_counter()
+  video, labels = jnp.asarray(video), jnp.asarray(labels)
+  start = clock()
   compiled = jax.jit(step, donate_argnums=0).lower(state, video).compile()
-  seconds = time.perf_counter() - start
+  taken = clock() - start
 
   def run():
     nonlocal state
     state = jax.block_until_ready(compiled(state, video))
+    return state
 
-  return run, seconds
+  return run, taken
 
 
-def _load(network, layout, model, variables):
-  """Gives the network in PyTorch the same weights."""
+def load(network, layout, model, variables):
+  """Gives the network in PyTorch the same weights.
+
+  Args:
+    network: that in PyTorch.
+    layout: the layout that its names follow.
+    model: the network here.
+    variables: its weights and statistics.
+  """
   prefix = LAYOUTS[layout].prefix
   weights = {key.removeprefix(prefix): torch.tensor(value) for key, value
              in to_torch(model, variables, layout).items()}
@@ -102,19 +128,31 @@ def _load(network, layout, model, variables):
   network.load_state_dict({**counters, **weights})
 
 
-def _channels_first(video):
+def channels_first(video):
+  """Returns [N, C, T, H, W] for PyTorch from [N, T, H, W, C]."""
   return torch.tensor(np.moveaxis(video, -1, 1).copy())
 
 
-def _step_of_torch(network, video, label):
-  """Returns a step without arguments."""
+def step_of_torch(network, video, labels, compiled=False):
+  """Makes a train step in PyTorch.
+
+  Args:
+    network: the network.
+    video: [N, T, H, W, C].
+    labels: N classes.
+    compiled: whether PyTorch compiles the network.
+
+  Returns:
+    A step without arguments.
+  """
   network.train()
+  run_network = torch.compile(network) if compiled else network
   optimizer = torch.optim.SGD(network.parameters(), _RATE, _MOMENTUM)
-  video, label = _channels_first(video), torch.tensor([label])
+  video, labels = channels_first(video), torch.tensor(labels)
 
   def run():
     optimizer.zero_grad()
-    torch.nn.functional.cross_entropy(network(video), label).backward()
+    torch.nn.functional.cross_entropy(run_network(video), labels).backward()
     optimizer.step()
 
   return run
@@ -132,17 +170,17 @@ def _measure(name, rounds, clock):
                     crop_size=crop, dropout=0.0)
   video = np.random.default_rng(1).standard_normal(
       (1, *model.image_shape)).astype(np.float32)
-  variables = _random_variables(model, video)
-  _load(network, layout, model, variables)
+  variables = random_variables(model, video)
+  load(network, layout, model, variables)
   difference = max(check_conversion.check(
       {'name': name}, model, variables).values())
-  theirs = _step_of_torch(network, video, 7)
-  ours, compile_seconds = _step_of_jax(model, variables, video, 7)
+  theirs = step_of_torch(network, video, np.asarray([7]))
+  ours, compile_seconds = step_of_jax(model, variables, video, np.asarray([7]))
   del variables
   for step in (ours, theirs):
     step()
     step()
-  times = np.asarray([[_seconds(ours, clock), _seconds(theirs, clock)]
+  times = np.asarray([[seconds(ours, clock), seconds(theirs, clock)]
                       for _ in range(rounds)])
   ratios = times[:, 0] / times[:, 1]
   ours_ms, theirs_ms = 1e3 * np.median(times, axis=0)
@@ -153,7 +191,8 @@ def _measure(name, rounds, clock):
         f'{difference:.0e}{verdict} |', flush=True)
 
 
-def _seconds(step, clock):
+def seconds(step, clock):
+  """Returns how long a step takes by a clock."""
   start = clock()
   step()
   return clock() - start

@@ -286,6 +286,10 @@ def get_config():
   # ('backbone/conv1', 'backbone/layer1'); their BatchNorm uses its running
   # statistics.
   config.freeze = ()
+  # Over what BatchNorm takes its statistics in training: 'global' (the clips of
+  # all devices) or 'replica' (those of each device alone, as most published
+  # PyTorch codes; running statistics are the mean over devices).
+  config.batch_norm = 'global'
   # True: every BatchNorm of the backbone but the first uses, and keeps, its
   # running statistics; attention units' BatchNorm goes on learning.
   config.partial_bn = False

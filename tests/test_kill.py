@@ -211,6 +211,44 @@ def test_two_processes_agree_with_one(clips, tmp_path):
   assert 'is finished: step 2' in (tmp_path / 'log').read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('killed', [1])
+def test_when_a_process_is_killed_the_other_ends_and_both_resume(
+    clips, tmp_path, killed):
+  keys = ('--config.log_every_steps=1', '--config.checkpoint.every_epochs=0.25',
+          '--config.num_epochs=2')
+
+  def start(name):
+    coordinator = f'localhost:{_free_port()}'
+    return [_start(clips, tmp_path / name, *keys,
+                   f'--coordinator={coordinator}', '--num_processes=2',
+                   f'--process_id={i}', log=logs[i]) for i in range(2)]
+
+  with (open(tmp_path / 'log0', 'w') as log0,
+        open(tmp_path / 'log1', 'w') as log1):
+    logs = [log0, log1]
+    for process in start('whole'):
+      _finish(process)
+    both = start('killed')
+    while len(_steps_seen(tmp_path / 'killed')) < 5:
+      time.sleep(0.01)
+      assert all(process.poll() is None for process in both)
+    _kill(both[killed])
+    # In under a minute, and not as if all were well.
+    assert both[1 - killed].wait(60) != 0
+    said = (tmp_path / f'log{1 - killed}').read_text()
+    # Of ours, or of JAX's own watch.
+    assert ('another one is gone' in said
+            or 'distributed service detected fatal errors' in said)
+    for process in start('killed'):
+      _finish(process)
+  (step, whole), (last, resumed) = (_parameters(tmp_path / name)
+                                    for name in ('whole', 'killed'))
+  assert step == last == 16
+  for name, value in whole.items():
+    np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
 # A network with an attention branch that compiles quickly.
 _BRANCH = """from configs import demo
 

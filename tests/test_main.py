@@ -198,6 +198,7 @@ def _run_main(*arguments):
     (['--config=configs/demo.py:both'], 'configs/demo.py:both is unknown'),
     (['--config=configs/demo.py'], '--workdir is missing'),
     ([], '--config is missing'),
+    (['--mode=compile', '--config=configs/demo.py'], '--topology is missing'),
     (['--config=configs/demo.py', '--workdir=never_made',
       '--config.model.attention=CinTS'], 'did you mean CinST'),
     (['--config=configs/demo.py', '--workdir=never_made',

@@ -5,6 +5,7 @@ from typing import Any
 from flax import struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 
@@ -142,7 +143,7 @@ def network_input(model, video, mean, std, dtype, flow_bound=20.0):
   return pixels.normalize(video, mean, std, dtype)
 
 
-def make_train_step(model, config, num_classes, see=None):
+def make_train_step(model, config, num_classes, see=None, mesh=None):
   """Builds one training step: a pure function to be compiled.
 
   What the seed and the length of the data set decide comes as arguments, so
@@ -155,6 +156,7 @@ def make_train_step(model, config, num_classes, see=None):
     num_classes: number of classes, or {head: number}.
     see: function of a teacher's weights and frames that returns its features,
       see `distill.Teacher`; None without a teacher.
+    mesh: the mesh of devices, where each has its own BatchNorm.
 
   Returns:
     Function (state, batch, key, learning_rate) -> (state, metrics), which takes
@@ -198,6 +200,8 @@ def make_train_step(model, config, num_classes, see=None):
   def train_step(state, batch, key, learning_rate, teacher=None):
     key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
     gradient = jax.grad(loss_sum, has_aux=True)
+    if config.batch_norm == 'replica':
+      gradient = _by_replica(gradient, mesh)
     if parts == 1:
       grads, (batch_stats, sums) = gradient(
           state.params, state.batch_stats, batch, key, teacher)
@@ -248,6 +252,32 @@ def _head_only(params):
   return jax.tree_util.tree_map_with_path(
       lambda path, x: x if optim.path_name(path).startswith('head')
       else jax.lax.stop_gradient(x), params)
+
+
+def _by_replica(gradient, mesh):
+  """Returns the function that every device computes on its clips alone.
+
+  Args:
+    gradient: function (params, batch_stats, batch, key, teacher) ->
+      (gradients, (new batch_stats, sums)).
+    mesh: the mesh.
+
+  Returns:
+    The same function, of the whole batch; gradients and sums are added up, and
+    statistics averaged. Dropout draws anew on each device.
+  """
+
+  def of_one(params, batch_stats, batch, key, teacher):
+    key = jax.random.fold_in(key, jax.lax.axis_index('data'))
+    grads, (batch_stats, sums) = gradient(params, batch_stats, batch, key,
+                                          teacher)
+    return (jax.lax.psum(grads, 'data'),
+            (jax.lax.pmean(batch_stats, 'data'), jax.lax.psum(sums, 'data')))
+
+  whole, split = PartitionSpec(), PartitionSpec('data')
+  return jax.shard_map(
+      of_one, mesh=mesh, in_specs=(whole, whole, split, whole, whole),
+      out_specs=whole, check_vma=False)
 
 
 def make_eval_step(model, mean, std, dtype, flow_bound=20.0, branches=(),

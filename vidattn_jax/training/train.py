@@ -12,6 +12,7 @@ import numpy as np
 
 import vidattn_jax
 from vidattn_jax import models
+from vidattn_jax import names
 from vidattn_jax.models import st_abn
 from vidattn_jax.training import attention
 from vidattn_jax.training import checkpoint
@@ -21,8 +22,11 @@ from vidattn_jax.training import evaluate as evaluation
 from vidattn_jax.training import heads
 from vidattn_jax.training import initialize
 from vidattn_jax.training import optim
+from vidattn_jax.training import profiling
+from vidattn_jax.training import programs
 from vidattn_jax.training import report
 from vidattn_jax.training import sharding
+from vidattn_jax.training import startup as startup_lib
 from vidattn_jax.training import state as state_lib
 from vidattn_jax.training import stop_signal
 from vidattn_jax.training import workdir as workdir_lib
@@ -70,13 +74,18 @@ class TrainingError(ValueError):
   """A run cannot go on, and why."""
 
 
-def train_and_evaluate(config, workdir, inputs: Inputs):
+def train_and_evaluate(config, workdir, inputs: Inputs,
+                       startup: startup_lib.Startup | None = None,
+                       profile_steps: int = 0):
   """Trains from the start, or from where an earlier run of this workdir ended.
 
   Args:
     config: the run's configuration.
     workdir: directory of checkpoints, logs and results.
     inputs: the data.
+    startup: the clock that runs since the program started; None for a new one.
+    profile_steps: steps of which a trace is written to `profile/` in the
+      workdir, from the third one on.
 
   Returns:
     `evaluate.Result` of the last step, or None when a signal ended the run
@@ -86,6 +95,7 @@ def train_and_evaluate(config, workdir, inputs: Inputs):
     ValueError: the configuration, the workdir or the data do not fit, or the
       loss is no longer a number.
   """
+  startup = startup or startup_lib.Startup()
   config = config.copy_and_resolve_references()
   mesh = check(config)
   check_classes(config, inputs)
@@ -97,9 +107,10 @@ def train_and_evaluate(config, workdir, inputs: Inputs):
   checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep,
                                        cleanup=True)
   state, shardings = _start(config, mesh, model, checkpoints)
+  startup.mark('weights')
   run = _Run(config, workdir, inputs, mesh, model, arguments, checkpoints)
   try:
-    return run.loop(state, shardings)
+    return run.loop(state, shardings, startup, profile_steps)
   finally:
     checkpoints.close()
 
@@ -124,6 +135,8 @@ def check(config):
   if config.model.dtype not in _DTYPES:
     raise ValueError(f'config.model.dtype is {config.model.dtype!r}; choose '
                      f'{" or ".join(_DTYPES)}.')
+  names.check_name('value of config.batch_norm', config.batch_norm,
+                   ('global', 'replica'))
   mesh = sharding.make_mesh(config)
   sharding.check_batch_size('batch_size', config.batch_size, mesh,
                             config.accumulate_steps)
@@ -176,17 +189,7 @@ def _start(config, mesh, model, checkpoints):
   In this order: the newest checkpoint of the workdir, the weights that the
   configuration names, fresh weights.
   """
-
-  def create(key):
-    variables = state_lib.init_variables(model, jax.random.wrap_key_data(key))
-    return state_lib.create_state(variables, config)
-
-  # Shapes first: nothing is computed or stored twice, and every leaf is made
-  # where it will lie.
-  key = state_lib.key_data(config.seed)
-  shapes = jax.eval_shape(create, key)
-  shardings = sharding.state_sharding(mesh, shapes,
-                                      config.mesh.shard_parameters)
+  shapes, shardings = programs.state_shapes(config, mesh, model)
   state = checkpoints.restore_latest(shapes, shardings, writer_lib.say)
   if state is not None:
     writer_lib.say(f'Resumed {checkpoints.directory.parent} at step '
@@ -198,7 +201,8 @@ def _start(config, mesh, model, checkpoints):
     state = jax.jit(lambda v: state_lib.create_state(v, config),
                     out_shardings=shardings)(variables)
   else:
-    state = jax.jit(create, out_shardings=shardings)(key)
+    state = jax.jit(programs.initializer(model, config),
+                    out_shardings=shardings)(state_lib.key_data(config.seed))
   return state, shardings
 
 
@@ -222,19 +226,17 @@ class _Run:
     self.unreadable = set()  # names that this process knows
     self.slots = self.empty = 0  # of all processes
 
-  def loop(self, state, shardings):
+  def loop(self, state, shardings, startup, profile_steps=0):
     """Runs the steps that are left; see `train_and_evaluate`."""
     config, inputs = self.config, self.inputs
-    whole = sharding.replicated(self.mesh)
     see, more = None, ()
     if config.distill.teacher:
       teacher = distill.load_teacher(config.distill.teacher, writer_lib.say)
       see = teacher.features
       more = (sharding.replicate(self.mesh, teacher.variables),)
-    train_step = jax.jit(
-        state_lib.make_train_step(self.model, config,
-                                  self.arguments['num_classes'], see),
-        donate_argnums=0, out_shardings=(shardings, whole))
+    train_step = programs.train_step(
+        config, self.mesh, self.model, self.arguments['num_classes'], shardings,
+        see)
     eval_every = _interval(config.eval.every_epochs, inputs.steps_per_epoch)
     save_every = _interval(config.checkpoint.every_epochs,
                            inputs.steps_per_epoch)
@@ -259,12 +261,22 @@ class _Run:
     pending = None
     sums = {}
     try:
-      with stop_signal.StopSignal() as stop:
+      with (stop_signal.StopSignal() as stop,
+            profiling.Trace(self.workdir, step, profile_steps) as trace):
         batch = progress.wait_for(batches)
+        startup.mark('first batch')
         while step < self.total_steps:
+          trace.before(step, state)
           state, metrics = train_step(state, _on_devices(self.mesh, batch),
                                       self.key, self.rates[step], *more)
           step += 1
+          if startup:
+            # The call returns when the step is compiled and has begun.
+            startup.mark('compiling the step')
+            jax.block_until_ready(metrics)
+            startup.mark('the step')
+            writer_lib.say(startup.sentence())
+            startup = None
           # The next batch is fetched, and the last step's figures are looked
           # at, while the device computes this one.
           current = (step, batch, metrics)

@@ -1,0 +1,121 @@
+"""Compiling for chips that are not there; here for simulated devices."""
+
+import dataclasses
+import importlib.util
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+import pytest
+import small
+
+from vidattn_jax.tools import chips
+from vidattn_jax.tools import compile as compile_lib
+from vidattn_jax.training import sharding
+from vidattn_jax.training import state as state_lib
+
+_CHIP = chips.Chip(flops=1e12, memory=2e8, bandwidth=1e10, links=1e9)
+
+
+@pytest.fixture(scope='module')
+def config():
+  return small.config(mesh__data=-1, model__attention='')
+
+
+@pytest.fixture(scope='module')
+def cost(config):
+  return compile_lib.compile_step(config, compile_lib.get_topology('cpu:8'), 2)
+
+
+def test_exchanged_bytes_are_those_of_the_gradient(config, cost):
+  # Data parallel: every gradient is summed once over all devices, and two
+  # statistics of each BatchNorm forward and backward; nothing else.
+  model = state_lib.build_model(state_lib.model_arguments(
+      config, compile_lib.DEFAULT_CLASSES))
+  shapes = jax.eval_shape(
+      lambda: state_lib.init_variables(model, jax.random.key(0)))
+  params, stats = (4 * sum(x.size for x in jax.tree.leaves(shapes[key]))
+                   for key in ('params', 'batch_stats'))
+  assert {(c.kind, c.group) for c in cost.collectives} == {('all-reduce', 8)}
+  # Sums of metrics are 12 bytes.
+  assert params <= cost.collectives[0].bytes <= params + 2 * stats + 100
+  assert cost.clips == 2 and cost.custom_calls == 0
+
+
+def test_counts_are_of_one_chip(config, cost):
+  # Two clips on each of eight and on one alone take the same, nearly.
+  alone = compile_lib.compile_step(
+      config, compile_lib.get_topology('cpu:1'), 2)
+  assert alone.collectives == ()
+  # (Updates of the weights, which one device may share with none, aside.)
+  assert cost.flops == pytest.approx(alone.flops, rel=0.1)
+  assert cost.arguments == pytest.approx(alone.arguments, rel=0.02)
+
+
+def test_report_names_the_bound(cost):
+  topology = compile_lib.Topology('test', (None,) * 8, 8, _CHIP)
+  lines = '\n'.join(compile_lib.describe(cost, topology))
+  sent = cost.collectives[0].bytes * 2 * 7 / 8
+  assert cost.bounds(_CHIP)['links'] == pytest.approx(sent / 1e9)
+  assert 'bound by memory' in lines and 'all-reduce of 8 devices' in lines
+  slow = dataclasses.replace(topology, chip=dataclasses.replace(
+      _CHIP, links=1e3))
+  assert 'bound by links' in '\n'.join(compile_lib.describe(cost, slow))
+
+
+def test_collectives_of_a_program_that_is_known():
+  mesh = sharding.make_mesh(small.config(mesh__data=8))
+  split = NamedSharding(mesh, PartitionSpec('data'))
+  x = jax.ShapeDtypeStruct((64, 32), np.float32, sharding=split)
+  text = jax.jit(lambda x: x * 2, out_shardings=sharding.replicated(mesh)
+                 ).lower(x).compile().as_text()
+  [found] = compile_lib.collectives(text, 8)
+  assert found == compile_lib.Collective('all-gather', 8, 1, 64 * 32 * 4)
+  assert found.sent == 64 * 32 * 4 * 7 / 8
+
+
+@pytest.mark.parametrize('line, want', [
+    ('%a = (bf16[8,4]{1,0}, f32[3]{0}) all-reduce(%b, %c), '
+     'replica_groups=[4,4]<=[16], to_apply=%add',
+     ('all-reduce', 4, 1, 76)),
+    ('%a = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%b), '
+     'replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}',
+     ('all-gather', 4, 1, 128)),
+    ('%a = (f32[2,4]{1,0}, f32[2,4]{1,0}, u32[], u32[]) '
+     'collective-permute-start(%b), source_target_pairs={{0,1}}',
+     ('collective-permute', 16, 1, 32)),
+    ('%a = f32[2]{0} all-reduce-done(%b)', None),
+    ('%a = f32[2,4]{1,0} get-tuple-element(%all-reduce.1), index=0', None)])
+def test_collectives_as_compilers_write_them(line, want):
+  found = compile_lib.collectives(line, 16)
+  assert found == ([compile_lib.Collective(*want)] if want else [])
+
+
+@pytest.mark.parametrize('more, seen', [(0, 38), (60, 36)])
+def test_largest_batch_is_seen_to_fit(cost, more, seen):
+  # 10 bytes, and 2.5 for each clip; from 37 clips on `more`.
+  def compile_clips(clips):
+    asked.append(clips)
+    peak = 10 + 2.5 * clips + (more if clips > 36 else 0)
+    return dataclasses.replace(cost, clips=clips, peak=peak) if (
+        peak <= 106) else None
+
+  asked = []
+  found = compile_lib.largest_batch(compile_clips, compile_clips(16), 106, 2)
+  assert found == (38, seen)
+  assert asked == [16, 8, 38, 36][:3 + (more > 0)]
+
+
+@pytest.mark.parametrize('name, sentence', [
+    ('v5:4x4', 'no kind of chip in --topology .*did you mean v5'),
+    ('cpu:900', 'there are 8 devices of the CPU')])
+def test_topologies_that_do_not_exist_are_told(name, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    compile_lib.get_topology(name)
+
+
+def test_without_libtpu_the_mend_is_told(monkeypatch):
+  monkeypatch.delenv('TPU_LIBRARY_PATH', raising=False)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ValueError, match=r'not installed; pip install .*\[tpu\]'):
+    compile_lib.get_topology('v5e:4x4')

@@ -1,0 +1,396 @@
+"""What a train step costs on chips that are not there: compiled for them.
+
+The compiler of TPUs, `libtpu`, describes any topology and compiles for it on a
+machine without a TPU. All figures are the compiler's own counts for the program
+of a run, beside what the chip's maker publishes; none is a measurement.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import re
+import time
+
+import jax
+
+from vidattn_jax import names
+from vidattn_jax.tools import chips
+from vidattn_jax.training import programs
+from vidattn_jax.training import sharding
+from vidattn_jax.training import state as state_lib
+
+TPUS = ('v4', 'v5e', 'v5p', 'v6e')
+# Classes where the configuration leaves their number to the data.
+DEFAULT_CLASSES = 400
+# Networks whose train step takes other arguments.
+_OF_SEGMENTS = ('scnn', 'rc3d')
+# The largest batch is predicted from the configuration's and from this part of
+# it; if it does not fit, this part of it is tried, up to so many compiles.
+_SMALLER, _STEP_DOWN, _TRIES = 0.5, 0.95, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """Chips that a program is compiled for.
+
+  Attributes:
+    name: such as 'v5e:4x4', or 'cpu:8' for simulated devices.
+    devices: as JAX sees them.
+    num_chips: number of chips; a chip may have two devices.
+    chip: its published rates, or None for those of a CPU.
+  """
+  name: str
+  devices: tuple
+  num_chips: int
+  chip: chips.Chip | None
+
+
+def get_topology(name: str) -> Topology:
+  """Describes a topology.
+
+  Args:
+    name: kind and shape of a TPU slice, such as 'v5e:4x4', or 'cpu:8'.
+
+  Raises:
+    ValueError: there is no such topology, or libtpu is not installed; one
+      sentence.
+  """
+  kind, _, shape = name.partition(':')
+  if kind == 'cpu':
+    devices = jax.devices('cpu')
+    if not shape.isdigit() or not 1 <= int(shape) <= len(devices):
+      raise ValueError(
+          f'--topology is {name!r}, but there are {len(devices)} devices of '
+          'the CPU; name a number of them, such as cpu:1, or simulate more '
+          'with XLA_FLAGS=--xla_force_host_platform_device_count=8.')
+    return Topology(name, tuple(devices[:int(shape)]), int(shape), None)
+  names.check_name('kind of chip in --topology', kind, (*TPUS, 'cpu'))
+  if not (importlib.util.find_spec('libtpu')
+          or os.environ.get('TPU_LIBRARY_PATH')):
+    raise ValueError(
+        f'Compiling for {name} takes the compiler of TPUs, which is not '
+        "installed; pip install --constraint constraints.txt '.[tpu]' (no TPU "
+        'is needed).')
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  from jax.experimental import topologies
+  try:
+    devices = topologies.get_topology_desc(name, 'tpu').devices
+  except Exception as error:  # whatever libtpu raises
+    raise ValueError(
+        f'libtpu knows no topology {name!r}; name a kind of chip and a shape, '
+        f'such as v5e:4x4 or v4:2x2x4 ({str(error).splitlines()[0]}).'
+    ) from error
+  places = {tuple(device.coords) for device in devices}
+  return Topology(name, tuple(devices), len(places), chips.get_chip(kind))
+
+
+def prepare(name: str):
+  """Keeps JAX on the CPU, also where libtpu is installed.
+
+  To be called before anything else asks for devices.
+
+  Args:
+    name: the topology's name; 'cpu:N' simulates N devices.
+  """
+  jax.config.update('jax_platforms', 'cpu')
+  kind, _, count = name.partition(':')
+  if kind == 'cpu' and count.isdigit() and int(count) > 0:
+    jax.config.update('jax_num_cpu_devices', int(count))
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One kind of exchange between devices.
+
+  Attributes:
+    kind: such as 'all-reduce'.
+    group: how many devices take part in each.
+    count: how many there are in the program.
+    bytes: of their results, in all.
+  """
+  kind: str
+  group: int
+  count: int
+  bytes: int
+
+  @property
+  def sent(self) -> float:
+    """Bytes that each device sends, by the ring's algorithm."""
+    n = max(self.group, 1)
+    return self.bytes * {
+        'all-reduce': 2 * (n - 1) / n, 'all-gather': (n - 1) / n,
+        'reduce-scatter': n - 1, 'all-to-all': (n - 1) / n,
+        'collective-permute': 1}[self.kind]
+
+
+_BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'bf16': 2, 'f16': 2,
+          's32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8}
+_COLLECTIVE = re.compile(
+    r' = (?P<shape>.*?) (?P<kind>all-reduce|all-gather|reduce-scatter|'
+    r'all-to-all|collective-permute)(?P<start>-start)?\((?P<rest>.*)')
+_ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
+_GROUPS = re.compile(r'replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])')
+
+
+def collectives(text: str, num_devices: int) -> list[Collective]:
+  """Reads the exchanges between devices from a compiled program.
+
+  Args:
+    text: the program, as `compiled.as_text()` returns it. What stands in a
+      loop counts once.
+    num_devices: number of devices, where a line does not name its groups.
+
+  Returns:
+    One entry for each kind and size of group, largest first.
+  """
+  found = {}
+  for match in map(_COLLECTIVE.search, text.splitlines()):
+    if match is None:
+      continue
+    kind = match['kind']
+    groups = _GROUPS.search(match['rest'])
+    group = num_devices
+    if groups:
+      group = (int(groups[2]) if groups[2]
+               else len(groups[1].split(',')) if groups[1] else num_devices)
+    size = 0
+    for dtype, shape in _ARRAY.findall(match['shape']):
+      lengths = [int(n) for n in shape.split(',') if n]
+      count = 1
+      for n in lengths:
+        count *= n
+      # Counters of an exchange under way have no axes.
+      if not (match['start'] and not lengths and dtype in ('u32', 's32')):
+        size += count * _BYTES.get(dtype, 4)
+    if match['start'] and kind == 'all-gather':  # operands and results
+      size = size * group // (group + 1)
+    elif match['start'] and kind == 'collective-permute':
+      size //= 2
+    number, total = found.get((kind, group), (0, 0))
+    found[kind, group] = number + 1, total + size
+  return sorted((Collective(kind, group, *counts)
+                 for (kind, group), counts in found.items()),
+                key=lambda c: -c.bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a compiled train step takes of one chip.
+
+  Attributes:
+    clips: clips per step.
+    arguments: bytes of its arguments.
+    temporary: bytes of what it keeps in between.
+    peak: bytes of its largest need, arguments and results included.
+    flops: operations, a multiply-add being two.
+    bytes: read from and written to the chip's memory.
+    collectives: exchanges between devices, see `Collective`; of one device.
+    custom_calls: calls of kernels whose bytes the compiler does not count.
+    seconds: how long compiling took.
+  """
+  clips: int
+  arguments: float
+  temporary: float
+  peak: float
+  flops: float
+  bytes: float
+  collectives: tuple[Collective, ...]
+  custom_calls: int
+  seconds: float
+
+  def bounds(self, chip: chips.Chip) -> dict[str, float]:
+    """Returns the seconds that each part of a chip needs at its full rate."""
+    return {'compute': self.flops / chip.flops,
+            'memory': self.bytes / chip.bandwidth,
+            'links': sum(c.sent for c in self.collectives) / chip.links}
+
+
+def lower(config, topology: Topology, clips: int):
+  """Lowers the train step of a configuration for a topology.
+
+  Args:
+    config: the run's configuration; its batch size is not looked at.
+    topology: the chips.
+    clips: clips per chip and step.
+
+  Returns:
+    What `jax.jit(...).lower` returns.
+
+  Raises:
+    ValueError: the configuration does not fit the devices.
+  """
+  if config.model.name in _OF_SEGMENTS:
+    raise ValueError(f'config.model.name is {config.model.name!r}; --mode='
+                     'compile knows networks that classify clips.')
+  if config.distill.teacher:
+    raise ValueError('config.distill.teacher is set; --mode=compile knows '
+                     'networks without a teacher.')
+  config = config.copy_and_resolve_references()
+  config.batch_size = clips * topology.num_chips
+  mesh = sharding.make_mesh(config, topology.devices)
+  sharding.check_batch_size('batch_size', config.batch_size, mesh,
+                            config.accumulate_steps)
+  arguments = state_lib.model_arguments(config, DEFAULT_CLASSES)
+  classes = arguments['num_classes']
+  model = state_lib.build_model(arguments, freeze=tuple(config.freeze),
+                                partial_bn=config.partial_bn)
+  shapes = programs.train_step_arguments(config, mesh, model, classes)
+  shardings = jax.tree.map(lambda s: s.sharding, shapes[0])
+  step = programs.train_step(config, mesh, model, classes, shardings)
+  platform = 'cpu' if topology.chip is None else 'tpu'
+  return step.trace(*shapes).lower(lowering_platforms=(platform,))
+
+
+def compile_step(config, topology: Topology, clips: int) -> Cost | None:
+  """Compiles the train step of a configuration for a topology.
+
+  Args:
+    config: see `lower`.
+    topology: the chips.
+    clips: clips per chip and step.
+
+  Returns:
+    What it costs; None if it does not fit the chip's memory.
+
+  Raises:
+    ValueError: see `lower`.
+  """
+  return cost(lower(config, topology, clips), topology, clips)
+
+
+def cost(lowered, topology: Topology, clips: int) -> Cost | None:
+  """Compiles what `lower` returned; see `compile_step`.
+
+  Args:
+    lowered: the lowered train step.
+    topology: the chips.
+    clips: clips per chip and step.
+  """
+  start = time.perf_counter()
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return None
+  seconds = time.perf_counter() - start
+  counts, memory = compiled.cost_analysis(), compiled.memory_analysis()
+  text = compiled.as_text()
+  devices = len(topology.devices) / topology.num_chips
+  peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
+          - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
+  found = Cost(
+      clips=clips, arguments=devices * memory.argument_size_in_bytes,
+      temporary=devices * memory.temp_size_in_bytes, peak=devices * peak,
+      flops=devices * counts['flops'], bytes=devices * counts['bytes accessed'],
+      collectives=tuple(collectives(text, len(topology.devices))),
+      custom_calls=text.count('custom_call_target="tpu_custom_call"'),
+      seconds=seconds)
+  fits = topology.chip is None or found.peak <= topology.chip.memory
+  return found if fits else None
+
+
+def largest_batch(compile_clips, known: Cost, memory: float, unit: int = 1):
+  """Finds the most clips per chip that fit its memory.
+
+  Memory grows by the same amount for each clip. Two compiles tell how much; a
+  third one tells whether the prediction holds.
+
+  Args:
+    compile_clips: function from clips per chip to `Cost`, or to None if they do
+      not fit.
+    known: the cost at some number of clips.
+    memory: bytes of a chip's memory.
+    unit: clips come in multiples of this.
+
+  Returns:
+    (clips per chip as predicted, clips per chip that were seen to fit).
+  """
+  smaller = max(unit, int(known.clips * _SMALLER) // unit * unit)
+  other = (compile_clips(smaller) if smaller != known.clips
+           else compile_clips(2 * known.clips))
+  if other is None:
+    return known.clips, known.clips
+  slope = (known.peak - other.peak) / (known.clips - other.clips)
+  room = (memory - known.peak) / slope if slope > 0 else 0
+  predicted = max(unit, int(known.clips + room) // unit * unit)
+  clips = predicted
+  for _ in range(_TRIES):
+    if clips <= max(known.clips, other.clips):
+      break
+    found = compile_clips(clips)
+    if found is not None and found.peak <= memory:
+      return predicted, clips
+    clips = int(clips * _STEP_DOWN) // unit * unit
+  return predicted, max(c.clips for c in (known, other) if c.peak <= memory)
+
+
+def report(config, topology_name: str, find_batch: bool = True) -> str:
+  """Compiles a configuration for a topology and says what it costs.
+
+  Args:
+    config: the run's configuration.
+    topology_name: see `get_topology`.
+    find_batch: also find the largest batch, by two or more further compiles.
+
+  Returns:
+    Some lines of text.
+
+  Raises:
+    ValueError: the configuration or the topology do not fit; one sentence.
+  """
+  topology = get_topology(topology_name)
+  clips, rest = divmod(config.batch_size, topology.num_chips)
+  if rest or not clips:
+    raise ValueError(
+        f'config.batch_size is {config.batch_size}, which {topology.num_chips} '
+        'chips do not divide evenly; use a multiple of that.')
+  found = compile_step(config, topology, clips)
+  if found is None:
+    raise ValueError(
+        f'A train step of {clips} clips per chip does not fit the memory of '
+        f'{topology_name}; lower batch_size ({config.batch_size}), or set '
+        'accumulate_steps or mesh.shard_parameters.')
+  network, size = config.model, map(str, config.model.crop_size)
+  lines = [f'{network.name} {network.attention or "without attention"}, '
+           f'{clips} clips of {network.num_frames}x{"x".join(size)} on each '
+           f'of {topology.num_chips} chips of {topology_name}, '
+           f'{network.dtype}; of one chip:', *describe(found, topology)]
+  if find_batch and topology.chip:
+    unit = len(topology.devices) // topology.num_chips
+    predicted, seen = largest_batch(
+        lambda clips: compile_step(config, topology, clips), found,
+        topology.chip.memory, unit * config.accumulate_steps)
+    lines.append(f'largest batch   {seen} clips per chip compile and fit '
+                 f'({predicted} predicted)')
+  return '\n'.join(lines)
+
+
+def describe(found: Cost, topology: Topology) -> list[str]:
+  """Returns the lines of a report on one compiled step.
+
+  Args:
+    found: its cost.
+    topology: the chips.
+  """
+  gib = 2 ** 30
+  of = (f' of {topology.chip.memory / gib:.0f} GiB' if topology.chip else '')
+  lines = [
+      f'memory          {found.peak / gib:.2f} GiB{of}: arguments '
+      f'{found.arguments / gib:.2f}, temporary {found.temporary / gib:.2f}',
+      f'operations      {found.flops / 1e9:,.0f} GFLOP',
+      f'read, written   {found.bytes / 1e9:,.1f} GB']
+  if found.custom_calls:
+    lines.append(f'                without {found.custom_calls} calls of '
+                 'kernels, which the compiler does not count')
+  lines += [f'exchanged       {c.count} {c.kind} of {c.group} devices, '
+            f'{c.bytes / 1e6:,.1f} MB' for c in found.collectives]
+  if topology.chip:
+    bounds = found.bounds(topology.chip)
+    worst = max(bounds, key=bounds.get)
+    lines.append(
+        f'step            {1e3 * bounds[worst]:.1f} ms at least, bound by '
+        f'{worst} ({", ".join(f"{k} {1e3 * v:.1f}" for k, v in bounds.items())}'
+        f' ms at published rates); {found.clips / bounds[worst]:,.0f} clips/s '
+        'at most')
+  return [*lines, f'compiled in     {found.seconds:.0f} s']

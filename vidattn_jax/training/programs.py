@@ -1,0 +1,95 @@
+"""The training program of a configuration, and the shapes that it takes.
+
+The trainer runs it; `tools/compile.py` compiles it for chips that are not
+there. Both take it from here, so that what is compiled is what runs.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from vidattn_jax.training import sharding
+from vidattn_jax.training import state as state_lib
+
+
+def initializer(model, config):
+  """Returns the function from the data of a key to the first state."""
+
+  def create(key):
+    variables = state_lib.init_variables(model, jax.random.wrap_key_data(key))
+    return state_lib.create_state(variables, config)
+
+  return create
+
+
+def state_shapes(config, mesh, model):
+  """Returns the first state's shapes, and how it lies on the mesh.
+
+  Args:
+    config: the run's configuration.
+    mesh: the mesh.
+    model: the network.
+
+  Returns:
+    (tree of shapes, tree of shardings).
+  """
+  # Shapes first: nothing is computed or stored twice, and every leaf is made
+  # where it will lie.
+  shapes = jax.eval_shape(initializer(model, config),
+                          state_lib.key_data(config.seed))
+  return shapes, sharding.state_sharding(mesh, shapes,
+                                         config.mesh.shard_parameters)
+
+
+def train_step(config, mesh, model, num_classes, shardings, see=None):
+  """Returns the jitted train step; see `state.make_train_step`.
+
+  Args:
+    config: the run's configuration.
+    mesh: the mesh.
+    model: the network.
+    num_classes: number of classes, or {head: number}.
+    shardings: those of the state, which is donated.
+    see: what a teacher sees, see there.
+  """
+  return jax.jit(
+      state_lib.make_train_step(model, config, num_classes, see, mesh),
+      donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def train_step_arguments(config, mesh, model, num_classes):
+  """Returns the shapes, with their shardings, of a train step's arguments.
+
+  Args:
+    config: the run's configuration.
+    mesh: the mesh.
+    model: the network.
+    num_classes: see `train_step`.
+
+  Returns:
+    (state, batch, key, learning rate), as `state.make_train_step` has them;
+    without edited attention.
+  """
+  shapes, shardings = state_shapes(config, mesh, model)
+
+  def placed(shape, dtype, where):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+  state = jax.tree.map(lambda s, where: placed(s.shape, s.dtype, where),
+                       shapes, shardings)
+  clips, whole = config.batch_size, sharding.replicated(mesh)
+  split = sharding.batch_sharding(mesh)
+  frames, *frame, channels = model.image_shape
+  if config.data.modality == 'flow' and not config.data.flow_root:
+    # The frames from which the step computes the flow.
+    frames, channels = frames * (config.data.flow_stack + 1), 3
+  label = (clips,)
+  if hasattr(num_classes, 'keys'):
+    label = (clips, len(num_classes))
+  elif config.data.labels == 'multi':
+    label = (clips, num_classes)
+  batch = {'video': placed((clips, frames, *frame, channels), jnp.uint8, split),
+           'label': placed(label, jnp.int32, split),
+           'mask': placed((clips,), jnp.float32, split)}
+  key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+  return (state, batch, placed(key.shape, key.dtype, whole),
+          placed((), jnp.float32, whole))
