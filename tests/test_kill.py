@@ -212,7 +212,27 @@ def test_two_processes_agree_with_one(clips, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('killed', [1])
+def test_two_processes_with_sharded_parameters_equal_one(clips, tmp_path):
+  # Eight devices in all; every leaf above a mebibyte is split over them.
+  keys = ('--config.num_epochs=0.125', '--config.eval.every_epochs=0.125',
+          '--config.model.width=0.5', '--config.mesh.shard_parameters=True')
+  with open(tmp_path / 'log', 'w') as log:
+    _finish(_start(clips, tmp_path / 'one', *keys, devices=8, log=log), log)
+    coordinator = f'localhost:{_free_port()}'
+    both = [_start(clips, tmp_path / 'two', *keys,
+                   f'--coordinator={coordinator}', '--num_processes=2',
+                   f'--process_id={i}', devices=4, log=log) for i in range(2)]
+    for process in both:
+      _finish(process, log)
+  (first, one), (second, two) = (_parameters(tmp_path / name)
+                                 for name in ('one', 'two'))
+  assert first == second == 1
+  for name, value in one.items():
+    np.testing.assert_allclose(two[name], value, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('killed', [0, 1])
 def test_when_a_process_is_killed_the_other_ends_and_both_resume(
     clips, tmp_path, killed):
   keys = ('--config.log_every_steps=1', '--config.checkpoint.every_epochs=0.25',
