@@ -220,9 +220,11 @@ def test_detect_finds_what_the_evaluation_finds(root, workdir, tmp_path,
 def test_memory_does_not_grow_with_the_video(root, tmp_path):
   workdir = _untrained(root, tmp_path / 'run', **{
       'detection.windows': (16, 32)})
-  code = ('import resource, sys; from vidattn_jax import cli; '
-          'cli.main(sys.argv[1:]); '
-          'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
+  # The largest size since the process began; what `resource` tells is that of
+  # its parent, too.
+  code = ('import sys; from vidattn_jax import cli; cli.main(sys.argv[1:]); '
+          '[line] = [x for x in open("/proc/self/status") if "VmHWM" in x]; '
+          'print(line.split()[1])')
   noise = np.random.default_rng(0).integers(0, 255, (50, 48, 64, 3), np.uint8)
   peaks = []
   for minutes in (5, 60):
@@ -234,6 +236,6 @@ def test_memory_does_not_grow_with_the_video(root, tmp_path):
          f'--checkpoint={workdir}', '--which=latest', f'--out={tmp_path}'],
         capture_output=True, text=True, check=True, timeout=1800)
     peaks.append(int(done.stdout.split()[-1]) / 1024)
-    assert f'{minutes}:00:00' in done.stdout or f'{minutes}:00' in done.stdout
+    assert {5: '5:00', 60: '1:00:00'}[minutes] in done.stdout
   print(f'peak memory in MiB: {peaks}')
   assert peaks[1] - peaks[0] < 200
