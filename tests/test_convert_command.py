@@ -46,6 +46,7 @@ def test_checkpoint_describes_itself(converted, weights):
   np.testing.assert_array_equal(variables['params']['head']['bias'],
                                 weights['fc.bias'])
   assert description['pixels']['crop_size'] == [64, 64]
+  assert description['pixels']['resampler'].startswith('Pillow ')
   np.testing.assert_allclose(description['pixels']['mean'],
                              (0.485, 0.456, 0.406))
 

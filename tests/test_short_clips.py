@@ -171,7 +171,7 @@ def test_training_clips_follow_the_policy(monkeypatch):
   from input_pipeline import batches
   seen = []
   monkeypatch.setattr(
-      batches._Frames, 'read',
+      batches.Frames, 'read',
       lambda self, index, indices: seen.append([*map(int, indices)])
       or np.zeros((len(indices), 20, 20, 3), np.uint8))
   record = types.SimpleNamespace(label=0, num_frames=3, name='a')

@@ -76,6 +76,7 @@ def settings(arguments: dict, pixels: Pixels) -> ml_collections.ConfigDict:
       'model': {'num_frames': frames, 'crop_size': (height, width)},
       'data': {
           'resize': _enlarged(pixels.resize, height, width),
+          'resampler': 'pillow',  # as the published codes
           'dense_span': frames, 'rotate': True, 'short_clips': 'published',
           'frames_by': 'ordinal', 'frame_rate': 0.0,
           'mean': tuple(m / 255 for m in mean),
