@@ -148,11 +148,8 @@ def test_sigterm_ends_cleanly_and_says_so(clips, tmp_path):
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both(clips, tmp_path):
   with open(tmp_path / 'log', 'w') as log:
-    coordinator = f'localhost:{_free_port()}'
-    both = [_start(clips, tmp_path / 'run', '--config.log_every_steps=1',
-                   '--config.num_epochs=40', f'--coordinator={coordinator}',
-                   '--num_processes=2', f'--process_id={i}', log=log)
-            for i in range(2)]
+    both = _start_two(clips, tmp_path / 'run', '--config.log_every_steps=1',
+                      '--config.num_epochs=40', logs=[log, log])
     while not _steps_seen(tmp_path / 'run'):
       time.sleep(0.05)
       assert all(process.poll() is None for process in both)
@@ -165,18 +162,27 @@ def test_sigterm_to_one_of_two_processes_stops_both(clips, tmp_path):
     for more in (('--mode=evaluate', f'--workdir={tmp_path / "run"}'),
                  (f'--config.init_from={tmp_path / "run"}',
                   '--config.num_epochs=0.25')):
-      coordinator = f'localhost:{_free_port()}'
-      both = [_start(clips, tmp_path / 'more', *more,
-                     f'--coordinator={coordinator}', '--num_processes=2',
-                     f'--process_id={i}', log=log) for i in range(2)]
-      for process in both:
+      for process in _start_two(clips, tmp_path / 'more', *more,
+                                logs=[log, log]):
         _finish(process, log)
 
 
-def _free_port():
+def _start_two(clips, workdir, *flags, logs, **kwargs):
+  """Starts two processes that train as one; see `_start`."""
   with socket.socket() as s:
     s.bind(('localhost', 0))
-    return s.getsockname()[1]
+    port = s.getsockname()[1]
+  return [_start(clips, workdir, *flags, f'--coordinator=localhost:{port}',
+                 '--num_processes=2', f'--process_id={i}', log=log, **kwargs)
+          for i, log in enumerate(logs)]
+
+
+def _check_equal(folder, names, steps, atol):
+  """Checks that two runs have the same weights after `steps`."""
+  (first, one), (second, two) = (_parameters(folder / name) for name in names)
+  assert first == second == steps
+  for name, value in one.items():
+    np.testing.assert_allclose(two[name], value, atol=atol, err_msg=name)
 
 
 @pytest.mark.slow
@@ -185,17 +191,10 @@ def test_two_processes_agree_with_one(clips, tmp_path):
            '--config.model.dropout=0.0')
   with open(tmp_path / 'log', 'w') as log:
     _finish(_start(clips, tmp_path / 'one', *short, log=log), log)
-    coordinator = f'localhost:{_free_port()}'
-    both = [_start(clips, tmp_path / 'two', *short,
-                   f'--coordinator={coordinator}', '--num_processes=2',
-                   f'--process_id={i}', devices=2, log=log) for i in range(2)]
-    for process in both:
+    for process in _start_two(clips, tmp_path / 'two', *short,
+                              logs=[log, log], devices=2):
       _finish(process, log)
-  (first, one), (second, two) = (_parameters(tmp_path / name)
-                                 for name in ('one', 'two'))
-  assert first == second == 2
-  for name, value in one.items():
-    np.testing.assert_allclose(two[name], value, atol=2e-6, err_msg=name)
+  _check_equal(tmp_path, ('one', 'two'), 2, atol=2e-6)
   scores = [np.load(next((tmp_path / name / 'eval').glob('*.npz')))
             for name in ('one', 'two')]
   assert scores[0]['names'].tolist() == scores[1]['names'].tolist()
@@ -218,17 +217,10 @@ def test_two_processes_with_sharded_parameters_equal_one(clips, tmp_path):
           '--config.model.width=0.5', '--config.mesh.shard_parameters=True')
   with open(tmp_path / 'log', 'w') as log:
     _finish(_start(clips, tmp_path / 'one', *keys, devices=8, log=log), log)
-    coordinator = f'localhost:{_free_port()}'
-    both = [_start(clips, tmp_path / 'two', *keys,
-                   f'--coordinator={coordinator}', '--num_processes=2',
-                   f'--process_id={i}', devices=4, log=log) for i in range(2)]
-    for process in both:
+    for process in _start_two(clips, tmp_path / 'two', *keys,
+                              logs=[log, log], devices=4):
       _finish(process, log)
-  (first, one), (second, two) = (_parameters(tmp_path / name)
-                                 for name in ('one', 'two'))
-  assert first == second == 1
-  for name, value in one.items():
-    np.testing.assert_allclose(two[name], value, atol=1e-6, err_msg=name)
+  _check_equal(tmp_path, ('one', 'two'), 1, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -239,10 +231,7 @@ def test_when_a_process_is_killed_the_other_ends_and_both_resume(
           '--config.num_epochs=2')
 
   def start(name):
-    coordinator = f'localhost:{_free_port()}'
-    return [_start(clips, tmp_path / name, *keys,
-                   f'--coordinator={coordinator}', '--num_processes=2',
-                   f'--process_id={i}', log=logs[i]) for i in range(2)]
+    return _start_two(clips, tmp_path / name, *keys, logs=logs)
 
   with (open(tmp_path / 'log0', 'w') as log0,
         open(tmp_path / 'log1', 'w') as log1):
@@ -294,13 +283,10 @@ def test_two_processes_collect_the_attention_that_one_does(clips, tmp_path):
     _finish(_start(clips, workdir, log=log, common=common), log)
     common += ['--mode=evaluate', '--config.eval.collect_attention=True']
     found = []
-    coordinator = f'localhost:{_free_port()}'
     for processes in (1, 2):
-      more = [()] if processes == 1 else [
-          (f'--coordinator={coordinator}', '--num_processes=2',
-           f'--process_id={i}') for i in range(2)]
-      running = [_start(clips, workdir, *flags, devices=processes, log=log,
-                        common=common) for flags in more]
+      args = {'devices': processes, 'common': common}
+      running = ([_start(clips, workdir, log=log, **args)] if processes == 1
+                 else _start_two(clips, workdir, logs=[log, log], **args))
       for process in running:
         _finish(process, log)
       found.append({split: collected.read(workdir, split)

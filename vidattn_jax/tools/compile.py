@@ -13,6 +13,7 @@ import time
 
 import jax
 
+from vidattn_jax import models
 from vidattn_jax import names
 from vidattn_jax.tools import chips
 from vidattn_jax.training import programs
@@ -22,8 +23,6 @@ from vidattn_jax.training import state as state_lib
 TPUS = ('v4', 'v5e', 'v5p', 'v6e')
 # Classes where the configuration leaves their number to the data.
 DEFAULT_CLASSES = 400
-# Networks whose train step takes other arguments.
-_OF_SEGMENTS = ('scnn', 'rc3d')
 # The largest batch is predicted from the configuration's and from this part of
 # it; if it does not fit, this part of it is tried, up to so many compiles.
 _SMALLER, _STEP_DOWN, _TRIES = 0.5, 0.95, 3
@@ -219,7 +218,7 @@ def lower(config, topology: Topology, clips: int):
   Raises:
     ValueError: the configuration does not fit the devices.
   """
-  if config.model.name in _OF_SEGMENTS:
+  if config.model.name in models.DETECTORS:
     raise ValueError(f'config.model.name is {config.model.name!r}; --mode='
                      'compile knows networks that classify clips.')
   if config.distill.teacher:
