@@ -149,7 +149,10 @@ def iterate(path, rotate=True, limits=containers.LIMITS):
   empty = True
   with containers.open_video(path, limits) as video:
     for frame in video.frames():
-      yield np.ascontiguousarray(_to_rgb(reformatter, frame, rotate))
+      rgb = _to_rgb(reformatter, frame, rotate)
+      picture = np.empty(rgb.shape, np.uint8)
+      _copy(rgb, picture)
+      yield picture
       empty = False
       video.restart_clock()  # what the caller did meanwhile took its time
   if empty:
@@ -263,23 +266,28 @@ class _Frames:
       raise _changing(self._path, {rgb.shape[:2], self.array.shape[1:3]})
     for place, index in enumerate(self._indices):
       if index == ordinal:
-        self.array[place] = rgb
+        _copy(rgb, self.array[place])
     self._found.add(ordinal)
 
 
 def _to_rgb(reformatter, frame, rotate):
-  """Returns a view into a new picture, uint8 [H, W, 3]."""
+  """Returns a view into a new picture, uint8 [H, W, 3], perhaps turned."""
   # threads=1: swscale's own threads cost more than they bring.
   rgb = reformatter.reformat(frame, format='rgb24', threads=1)
   plane = rgb.planes[0]
   view = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[
       :rgb.height, :3 * rgb.width].reshape(rgb.height, rgb.width, 3)
   turns = round(frame.rotation / 90) % 4 if rotate else 0
-  if not turns:
-    return view
-  # As units of three bytes, pixels move three times as fast.
-  turned = np.rot90(view.view('V3')[..., 0], turns)
-  return np.ascontiguousarray(turned)[..., None].view(np.uint8)
+  return np.rot90(view, turns) if turns else view
+
+
+def _copy(rgb, target):
+  if rgb.strides[1] == rgb.shape[2]:
+    target[:] = rgb
+    return
+  # Of a turned picture NumPy would copy three bytes at a time.
+  for channel in range(rgb.shape[2]):
+    target[..., channel] = rgb[..., channel]
 
 
 def _too_short(path, num_frames, index):

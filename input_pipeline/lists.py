@@ -109,12 +109,12 @@ def read_list(path, root, classes, split, is_video=None, separator='',
     list of Item.
 
   Raises:
-    ValueError: missing list, or a line that cannot be parsed.
+    ValueError: missing list, or lines that cannot be parsed; it names all.
   """
   if is_video is None:
     def is_video(name):
       return storage.exists(storage.join(root, name))
-  items = []
+  items, mistakes = [], []
   path_alone = split == 'eval' or may_lack or bool(separator)
   for number, line in enumerate(read_lines(path, f'data.{split}_list'), 1):
     if not line.strip():
@@ -122,16 +122,26 @@ def read_list(path, root, classes, split, is_video=None, separator='',
     where = f'{path}, line {number}'
     readings = _readings(line.strip(), classes, path_alone, separator)
     if not readings:
-      raise ValueError(
-          f"{where}: {line.strip()!r} is neither 'path label' nor "
-          "'path num_frames label'")
+      mistakes.append((number, f"{where}: {line.strip()!r} is neither 'path "
+                       "label' nor 'path num_frames label'"))
+      continue
     name, label, num_frames = next(
         (r for r in readings if is_video(r[0])), readings[0])
     if separator:
       label = split_labels(label or '', separator)
     items.append(
         Item(name, storage.join(root, name), label, num_frames, where))
+  _check_lines(mistakes)
   return items
+
+
+def _check_lines(mistakes):
+  """Raises ValueError with the first of [(line, sentence)], and all lines."""
+  if mistakes:
+    (_, sentence), *others = mistakes
+    lines = ', '.join(str(number) for number, _ in others)
+    raise ValueError(sentence + (
+        f'; these lines cannot be read either: {lines}' if others else ''))
 
 
 def read_csv(path, config_data, split):
@@ -150,8 +160,8 @@ def read_csv(path, config_data, split):
     apart: the second is PATH@START-STOP.2.
 
   Raises:
-    ValueError: missing file, column or value; lines without a label are
-      counted.
+    ValueError: missing file, column or value; lines that cannot be read are
+      named, and those without a label counted.
   """
   rows = csv.DictReader(read_lines(path, f'data.{split}_list', keepends=True))
   header = rows.fieldnames or []
@@ -175,9 +185,10 @@ def read_csv(path, config_data, split):
           f'{path}: it has no column {column!r} (data.{key}); its columns are '
           f'{", ".join(header)}')
   values = {v.strip() for v in config_data[f'csv_{split}'].split(',')}
-  items, lacking = [], []
+  items, lacking, mistakes = [], [], []
   for row in rows:
-    where = f'{path}, line {rows.line_num}'
+    number = rows.line_num
+    where = f'{path}, line {number}'
     if config_data.csv_split and (
         (row[config_data.csv_split] or '').strip() not in values):
       continue
@@ -185,7 +196,9 @@ def read_csv(path, config_data, split):
     texts = tuple((row.get(column) or '').strip() or None
                   for column in of_label.values())
     if not name:
-      raise ValueError(f'{where}: column {config_data.csv_path!r} is empty')
+      mistakes.append(
+          (number, f'{where}: column {config_data.csv_path!r} is empty'))
+      continue
     if config_data.labels == 'multi':
       label = (split_labels(texts[0] or '', config_data.label_separator)
                if config_data.csv_label in header else None)
@@ -196,11 +209,17 @@ def read_csv(path, config_data, split):
     frames = (row[config_data.csv_frames] or '').strip() if (
         config_data.csv_frames) else ''
     if frames and not (is_integer(frames) and int(frames) > 0):
-      raise ValueError(f'{where}: {frames!r} is no frame count')
-    segment, suffix = _segment(row, config_data, where)
+      mistakes.append((number, f'{where}: {frames!r} is no frame count'))
+      continue
+    try:
+      segment, suffix = _segment(row, config_data, where)
+    except ValueError as error:
+      mistakes.append((number, str(error)))
+      continue
     items.append(Item(name + suffix, storage.join(config_data.root, name),
                       label, int(frames) if frames else None, where, segment,
                       config_data.csv_unit))
+  _check_lines(mistakes)
   if lacking and split == 'train' and config_data.missing_labels == 'fail':
     where, column = lacking[0]
     more = len({line for line, _ in lacking}) - 1

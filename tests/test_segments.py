@@ -174,6 +174,8 @@ def test_fingerprint_follows_the_segments(root):
     ('long.mp4,-1,5,0', "'-1' to '5' is no segment"),
     ('long.mp4,1.5,5,0', r"'1\.5' to '5' is no segment"),
     ('long.mp4,3,,0', "'3' to '' is no segment"),
+    ('long.mp4,5,5,0\nlong.mp4,1,3,0\n,1,3,0',
+     r"line 2: '5' to '5' is .*; these lines cannot be read either: 4$"),
 ])
 def test_bad_segments_are_named(root, row, message):
   with pytest.raises(ValueError, match=message):
