@@ -197,7 +197,7 @@ def test_fingerprint_follows_names_labels_and_content(make, tmp_path, video):
     ('a.mp4 0\nb.mp4 2\n', r"train\.txt, line 2: label '2' is outside the 2"),
     ('a.mp4 -1\n', r"line 1: label '-1' is outside"),
     ('a.mp4 0\nb.mp4 fly\n', r"label 'fly' is outside .*'jump'.*'run'"),
-    ('a.mp4\n', r"1: 'a\.mp4' is neither 'path label' nor .*num_frames label'$"),
+    ('a.mp4\n', r"1: 'a\.mp4' is neither 'path label' nor .*frames label'$"),
     ('a.mp4 0\nb.mp4\n\nc.mp4\nd.mp4\n',
      r"line 2: 'b\.mp4' is neither .*; these lines cannot be read .*: 4, 5$"),
     ('a.mp4 0\nb.mp4 1\na.mp4 1\n', r'line 3: a\.mp4 stands twice.*line 1'),
