@@ -10,14 +10,12 @@ is printed before it runs.
 
 import argparse
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import time
 
 import numpy as np
 
+from benchmarks import commands
 from input_pipeline import decode
 from input_pipeline import resizing
 from input_pipeline import sampling
@@ -25,8 +23,6 @@ from input_pipeline import synthetic
 from vidattn_jax.tools import fuse
 from vidattn_jax.training import evaluate
 from vidattn_jax.training import metrics
-
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def main(argv=None):
@@ -37,13 +33,13 @@ def main(argv=None):
   parser.add_argument('--eval', type=int, default=160, metavar='CLIPS')
   parser.add_argument('--seed', type=int, default=0)
   arguments = parser.parse_args(argv)
-  out = pathlib.Path(arguments.out)
+  out = pathlib.Path(arguments.out).absolute()
   start = time.monotonic()
 
   data = out / 'data'
-  _run('-m', 'input_pipeline.synthetic', str(data), '--train',
-       str(arguments.train), '--eval', str(arguments.eval), '--seed',
-       str(arguments.seed))
+  commands.run('-m', 'input_pipeline.synthetic', data, '--train',
+               arguments.train, '--eval', arguments.eval, '--seed',
+               arguments.seed)
   results, pictures = {}, []
   for name in ('plain', 'attention'):
     workdir = out / name
@@ -51,8 +47,8 @@ def main(argv=None):
                f'--config.data.root={data}', f'--config.seed={arguments.seed}',
                f'--config.data.index_file={data}/index.json',
                f'--workdir={workdir}')
-    _run(*command)
-    _run(command[0], '--mode=evaluate', *command[1:])
+    commands.run(*command)
+    commands.run(command[0], '--mode=evaluate', *command[1:])
     scores = max((workdir / 'eval').glob('*.npz'),
                  key=lambda p: p.stat().st_mtime)
     results[name] = evaluate.load_result(scores)
@@ -76,15 +72,6 @@ def main(argv=None):
   for picture in pictures:
     print(f'  {picture}')
   print(f'Figures for machines: {out / "summary.json"}')
-
-
-def _run(*arguments):
-  """Runs one Python command in the checkout, printed as one would type it."""
-  print('\n$ python ' + ' '.join(arguments), flush=True)
-  done = subprocess.run([sys.executable, *arguments], check=False,
-                        env={**os.environ, 'PYTHONPATH': str(_ROOT)})
-  if done.returncode:
-    sys.exit(f'The command above ended with code {done.returncode}.')
 
 
 def pair_accuracy(result) -> float:

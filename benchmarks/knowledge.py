@@ -13,15 +13,14 @@ runs; what was killed goes on when started again.
 """
 
 import argparse
+import functools
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import time
 
 import numpy as np
 
+from benchmarks import commands
 from input_pipeline import synthetic
 from vidattn_jax.editor import collected
 from vidattn_jax.editor import edit as edit_lib
@@ -30,7 +29,6 @@ from vidattn_jax.editor import store
 from vidattn_jax.tools import fuse
 from vidattn_jax.training import evaluate
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Shares of the decoys that agree with the class: in training, and held out.
 DECOYS = (1.0, 0.0)
 GAMMAS = (0, 10)
@@ -55,9 +53,14 @@ def main(argv=None):
     return
   if not arguments.out:
     parser.error('--out=DIR is missing')
-  out, start = pathlib.Path(arguments.out), time.monotonic()
-  rows = {seed: _one_seed(out / f'seed{seed}', seed, arguments)
-          for seed in arguments.seeds}
+  out, start = pathlib.Path(arguments.out).absolute(), time.monotonic()
+  seeds = arguments.seeds
+  commands.on_cores(
+      lambda seed, core: _first(out, seed, core, arguments), seeds)
+  commands.on_cores(
+      lambda job, core: _edited(out, *job, core, arguments),
+      [(seed, gamma) for seed in seeds for gamma in GAMMAS])
+  rows = {seed: _figures(out / f'seed{seed}') for seed in seeds}
   summary = {'decoys': DECOYS, 'seeds': rows,
              'minutes': round((time.monotonic() - start) / 60, 1)}
   (out / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
@@ -65,32 +68,45 @@ def main(argv=None):
   print(f'{summary["minutes"]} minutes. Figures: {out / "summary.json"}')
 
 
-def _one_seed(out, seed, arguments):
-  """Runs all commands of a seed, and returns its figures."""
-  data, first = out / 'data', out / 'first'
-  _run('-m', 'input_pipeline.synthetic', data, '--train', arguments.train,
-       '--eval', arguments.eval, '--seed', seed, '--decoys', *DECOYS)
-  common = [f'--config.data.root={data}', f'--config.seed={seed}',
-            f'--config.data.index_file={out / "index.json"}',
-            *(f'--config.{change}' for change in arguments.set)]
+def _first(out, seed, core, arguments):
+  """Makes the data of a seed, trains on it, and edits the attention."""
+  out = out / f'seed{seed}'
+  commands.run('-m', 'input_pipeline.synthetic', out / 'data', '--train',
+               arguments.train, '--eval', arguments.eval, '--seed', seed,
+               '--decoys', *DECOYS, core=core, log=out / 'first.log')
+  _train(out, 'first', '', seed, core, arguments)
+  commands.run('-m', 'benchmarks.knowledge', '--edit', out / 'data',
+               out / 'first', core=core, log=out / 'first.log')
 
-  def train(workdir, what, *more):
-    command = ['main.py', f'--config=configs/st_abn_demo.py{what}', *common,
-               *more, f'--workdir={workdir}']
-    if not _done(workdir):
-      _run(*command)
-    if not collected.splits(workdir):
-      _run(command[0], '--mode=evaluate', *command[1:],
-           '--config.eval.collect_attention=True')
 
-  train(first, '')
-  _run('-m', 'benchmarks.knowledge', '--edit', data, first)
-  runs = {'before': first}
-  for gamma in GAMMAS:
-    runs[f'gamma {gamma}'] = out / f'gamma{gamma}'
-    train(runs[f'gamma {gamma}'], ':edited', f'--config.init_from={first}',
-          f'--config.data.edits={files.default_path(first)}',
-          f'--config.temporal_weight={gamma}.0')
+def _edited(out, seed, gamma, core, arguments):
+  """Fine-tunes on the edited attention, with a factor of the temporal loss."""
+  first = out / f'seed{seed}' / 'first'
+  _train(first.parent, f'gamma{gamma}', ':edited', seed, core, arguments,
+         f'--config.init_from={first}',
+         f'--config.data.edits={files.default_path(first)}',
+         f'--config.temporal_weight={gamma}.0')
+
+
+def _train(out, name, what, seed, core, arguments, *more):
+  """Trains, and collects the attention, if that is not done yet."""
+  command = ['main.py', f'--config=configs/st_abn_demo.py{what}',
+             f'--config.data.root={out / "data"}', f'--config.seed={seed}',
+             f'--config.data.index_file={out / "index.json"}',
+             *(f'--config.{change}' for change in arguments.set), *more,
+             f'--workdir={out / name}']
+  run = functools.partial(commands.run, core=core, log=out / f'{name}.log')
+  if not _done(out / name):
+    run(*command)
+  if not collected.splits(out / name):
+    run(command[0], '--mode=evaluate', *command[1:],
+        '--config.eval.collect_attention=True')
+
+
+def _figures(out):
+  """Returns the figures of a seed."""
+  data, runs = out / 'data', {'before': out / 'first'}
+  runs |= {f'gamma {gamma}': out / f'gamma{gamma}' for gamma in GAMMAS}
   results = {name: evaluate.load_result(_scores(run))
              for name, run in runs.items()}
   group = [results['before'].classes.index(name) for name in synthetic.DECOYED]
@@ -198,16 +214,6 @@ def table(rows: dict) -> str:
     lines.append(f'gamma 10 against 0, {key}: {np.mean(values):+.1f} points ('
                  + ', '.join(f'{v:+.1f}' for v in values) + ')')
   return '\n'.join(lines) + '\n'
-
-
-def _run(*arguments):
-  """Runs one Python command in the checkout, printed as one would type it."""
-  arguments = [str(a) for a in arguments]
-  print('\n$ python ' + ' '.join(arguments), flush=True)
-  done = subprocess.run([sys.executable, *arguments], check=False, cwd=_ROOT,
-                        env={**os.environ, 'PYTHONPATH': str(_ROOT)})
-  if done.returncode:
-    sys.exit(f'The command above ended with code {done.returncode}.')
 
 
 if __name__ == '__main__':

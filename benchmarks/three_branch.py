@@ -11,17 +11,14 @@ what was killed goes on when started again.
 
 import argparse
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import time
 
 import numpy as np
 
+from benchmarks import commands
 from vidattn_jax.training import writer
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
 _BRANCHES = ('O', 'O+C+D')
 _TITLES = {'demo': 'Ordered motions', 'ut': 'UT-Interaction, set 1'}
 
@@ -40,49 +37,48 @@ def main(argv=None):
   arguments = parser.parse_args(argv)
   if arguments.what == 'ut' and not arguments.data:
     parser.error('ut takes --data=DIR, the folder of its videos')
-  out = pathlib.Path(arguments.out)
+  out = pathlib.Path(arguments.out).absolute()
   start = time.monotonic()
   data = arguments.data
   if arguments.what == 'demo':
     data = str(out / 'data')
-    _run('-m', 'input_pipeline.synthetic', data, '--train',
-         str(arguments.train), '--eval', str(arguments.train // 2))
+    commands.run('-m', 'input_pipeline.synthetic', data, '--train',
+                 arguments.train, '--eval', arguments.train // 2)
+  more = []
+  if arguments.epochs:
+    more = [f'--config.num_epochs={arguments.epochs}',
+            f'--config.eval.every_epochs={arguments.epochs / 10}']
+
+  def train(job, core):
+    seed, branches = job
+    workdir = out / f'{branches}_seed{seed}'
+    before = time.monotonic()
+    commands.run('main.py', '--config=configs/three_branch_small.py:'
+                 f'{arguments.what},{branches}', f'--config.data.root={data}',
+                 f'--config.data.index_file={out / "index.json"}',
+                 f'--config.seed={seed}', *more, f'--workdir={workdir}',
+                 core=core, log=f'{workdir}.log')
+    curve = [line for line in writer.read_metrics(workdir)
+             if 'eval/top1' in line]
+    return {'seed': seed, 'seconds': round(time.monotonic() - before),
+            'epochs': [line['epoch'] for line in curve],
+            'top1': [line['eval/top1'] for line in curve],
+            'last': {key.partition('/')[2]: value for key, value
+                     in curve[-1].items() if key.startswith('eval/')}}
+
+  jobs = [(seed, branches) for seed in range(arguments.seeds)
+          for branches in _BRANCHES]
+  out.mkdir(parents=True, exist_ok=True)
   runs = {branches: [] for branches in _BRANCHES}
-  for seed in range(arguments.seeds):
-    for branches in _BRANCHES:
-      workdir = out / f'{branches}_seed{seed}'
-      more = []
-      if arguments.epochs:
-        more = [f'--config.num_epochs={arguments.epochs}',
-                f'--config.eval.every_epochs={arguments.epochs / 10}']
-      before = time.monotonic()
-      _run('main.py', '--config=configs/three_branch_small.py:'
-           f'{arguments.what},{branches}', f'--config.data.root={data}',
-           f'--config.data.index_file={out / "index.json"}',
-           f'--config.seed={seed}', *more, f'--workdir={workdir}')
-      curve = [line for line in writer.read_metrics(workdir)
-               if 'eval/top1' in line]
-      runs[branches].append(
-          {'seed': seed, 'seconds': round(time.monotonic() - before),
-           'epochs': [line['epoch'] for line in curve],
-           'top1': [line['eval/top1'] for line in curve],
-           'last': {key.partition('/')[2]: value for key, value
-                    in curve[-1].items() if key.startswith('eval/')}})
+  for (_, branches), figures in zip(
+      jobs, commands.on_cores(train, jobs), strict=True):
+    runs[branches].append(figures)
   draw(runs, _TITLES[arguments.what], out / 'curves.png')
   (out / 'summary.json').write_text(json.dumps(runs, indent=1) + '\n')
   print(f'\n{_TITLES[arguments.what]}: top-1 after the last epoch, seeds '
         f'0 to {arguments.seeds - 1}\n\n' + table(runs))
   print(f'{(time.monotonic() - start) / 60:.1f} minutes. Curves: '
         f'{out / "curves.png"}, figures: {out / "summary.json"}')
-
-
-def _run(*arguments):
-  """Runs one Python command in the checkout, printed as one would type it."""
-  print('\n$ python ' + ' '.join(arguments), flush=True)
-  done = subprocess.run([sys.executable, *arguments], check=False, cwd=_ROOT,
-                        env={**os.environ, 'PYTHONPATH': str(_ROOT)})
-  if done.returncode:
-    sys.exit(f'The command above ended with code {done.returncode}.')
 
 
 def table(runs: dict) -> str:

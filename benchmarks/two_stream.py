@@ -11,20 +11,15 @@ started again.
 """
 
 import argparse
-import concurrent.futures
 import json
-import os
 import pathlib
-import queue
-import subprocess
-import sys
 import time
 
+from benchmarks import commands
 from configs import two_stream_weizmann
 from vidattn_jax.tools import fuse
 from vidattn_jax.training import evaluate
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
 STREAMS = ('rgb', 'flow')
 
 
@@ -38,7 +33,7 @@ def main(argv=None):
   arguments = parser.parse_args(argv)
   if arguments.what == 'weizmann' and not arguments.data:
     parser.error('weizmann takes --data=DIR, the folder of its videos')
-  out = pathlib.Path(arguments.out)
+  out = pathlib.Path(arguments.out).absolute()
   start = time.monotonic()
   tables = {'demo': _demo, 'weizmann': _weizmann}[arguments.what](
       arguments, out)
@@ -51,8 +46,8 @@ def main(argv=None):
 
 def _demo(arguments, out):
   data = out / 'data'
-  _run(['-m', 'input_pipeline.synthetic', str(data), '--train', '160',
-        '--eval', '80', '--seed', str(arguments.seed)])
+  commands.run('-m', 'input_pipeline.synthetic', data, '--train', 160,
+               '--eval', 80, '--seed', arguments.seed)
   for stream in STREAMS:
     _train(f'two_stream_demo.py:{stream}', out / stream, data, arguments.seed)
   results = _results(out, STREAMS)
@@ -63,27 +58,20 @@ def _demo(arguments, out):
 
 def _weizmann(arguments, out):
   flow = out / 'flow'
-  _run(['-m', 'vidattn_jax.cli', 'flow', arguments.data, f'--out={flow}'])
-  cores = queue.SimpleQueue()
-  for core in sorted(os.sched_getaffinity(0)):
-    cores.put(core)
+  commands.run('-m', 'vidattn_jax.cli', 'flow', arguments.data,
+               f'--out={flow}')
 
-  def train(job):
+  def train(job, core):
     person, stream = job
-    core = cores.get()
-    try:
-      _train(f'two_stream_weizmann.py:{stream},{person}',
-             out / f'{person}_{stream}', arguments.data, arguments.seed,
-             # Every video is looked through once, not once a fold.
-             [f'--config.data.index_file={out / "index.json"}',
-              *[f'--config.data.flow_root={flow}'] * (stream == 'flow')], core)
-    finally:
-      cores.put(core)
+    _train(f'two_stream_weizmann.py:{stream},{person}',
+           out / f'{person}_{stream}', arguments.data, arguments.seed,
+           # Every video is looked through once, not once a fold.
+           [f'--config.data.index_file={out / "index.json"}',
+            *[f'--config.data.flow_root={flow}'] * (stream == 'flow')], core)
 
-  jobs = [(person, stream) for person in two_stream_weizmann.PERSONS
-          for stream in STREAMS]
-  with concurrent.futures.ThreadPoolExecutor(cores.qsize()) as pool:
-    list(pool.map(train, jobs))
+  commands.on_cores(train, [
+      (person, stream) for person in two_stream_weizmann.PERSONS
+      for stream in STREAMS])
 
   rows, folds = {}, {}
   for person in two_stream_weizmann.PERSONS:
@@ -109,27 +97,10 @@ def _results(out, streams, prefix=''):
 
 
 def _train(config, workdir, data, seed, more=(), core=None):
-  log = None if core is None else f'{workdir}.log'
-  _run(['main.py', f'--config=configs/{config}', f'--config.data.root={data}',
-        f'--config.seed={seed}', *more, f'--workdir={workdir}'], core, log)
-
-
-def _run(arguments, core=None, log=None):
-  """Runs one Python command in the checkout, printed as one would type it."""
-  print('$ python ' + ' '.join(arguments), flush=True)
-  arguments = [str(_ROOT / a) if a == 'main.py' else
-               a.replace('--config=configs', f'--config={_ROOT}/configs')
-               for a in arguments]
-  command = [sys.executable, *arguments]
-  if core is not None:
-    command = ['taskset', '-c', str(core), *command]
-  with open(log or os.devnull, 'w', encoding='utf-8') as file:
-    done = subprocess.run(
-        command, check=False, env={**os.environ, 'PYTHONPATH': str(_ROOT)},
-        **({'stdout': file, 'stderr': file} if log else {}))
-  if done.returncode:
-    sys.exit(f'{" ".join(arguments)} ended with code {done.returncode}'
-             + (f'; see {log}.' if log else '.'))
+  commands.run('main.py', f'--config=configs/{config}',
+               f'--config.data.root={data}', f'--config.seed={seed}', *more,
+               f'--workdir={workdir}', core=core,
+               log=None if core is None else f'{workdir}.log')
 
 
 if __name__ == '__main__':

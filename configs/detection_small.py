@@ -5,15 +5,26 @@ python main.py --config=configs/detection_small.py:scnn,demo \\
     --config.data.root=DATA --workdir=DIR
 vidattn detect DATA/videos/val_000.mp4 --checkpoint=DIR --out=FOLDER
 
+Both learn sooner from the weights of their backbone, trained on short clips of
+the same motions before:
+
+python -m input_pipeline.synthetic CLIPS --train 640 --eval 80
+python main.py --config=configs/detection_small.py:scnn,trimmed \\
+    --config.data.root=CLIPS --workdir=DIR1
+
+and `--config.init_from=DIR1` behind the second command above.
+
 The argument names the network (scnn, rc3d), the data (demo: the set of
 untrimmed motions; own: any videos below DATA with `annotations.json` in the
-layout of ActivityNet, subsets training and validation) and, if it is not STA,
-the unit: none, SA, TA, STC or SENet-3D. Figures are in docs/benchmarks.md.
+layout of ActivityNet, subsets training and validation; trimmed: the network's
+backbone classifies the clips of configs/demo.py) and, if it is not STA, the
+unit: none, SA, TA, STC or SENet-3D. Figures are in docs/benchmarks.md.
 """
 
 from configs import common
 from configs import detection
 
+_DATA = ('demo', 'own', 'trimmed')
 _UNITS = ('none', 'STA', 'SA', 'TA', 'STC', 'SENet-3D')
 
 
@@ -27,39 +38,69 @@ def get_config(arguments='scnn,demo'):
     ValueError: an argument is unknown.
   """
   name, data, unit = [*arguments.split(','), 'STA', '', ''][:3]
-  if (name not in ('scnn', 'rc3d') or data not in ('demo', 'own')
+  if (name not in ('scnn', 'rc3d') or data not in _DATA
       or unit not in _UNITS or arguments.count(',') > 2):
     raise ValueError(
         f'configs/detection_small.py:{arguments} is unknown; write '
-        'NETWORK,DATA or NETWORK,DATA,UNIT (scnn or rc3d; demo or own; '
-        f'{", ".join(_UNITS)}).')
+        'NETWORK,DATA or NETWORK,DATA,UNIT (scnn or rc3d; '
+        f'{" or ".join(_DATA)}; {", ".join(_UNITS)}).')
   config = common.get_config()
-  config.model.name = name
-  config.data.name = 'untrimmed motions' if data == 'demo' else ''
-  config.data.root = 'data/untrimmed'
-  config.detection.annotations = 'annotations.json'
-  config.data.frames_by = 'time'
-  config.data.frame_rate = 12.5
   config.data.cache_frames = True
   config.data.crop = 'random'
   config.data.mean = (0.5,)
   config.data.std = (0.25,)
-  if data == 'demo':
+  if data != 'own':
     config.data.flip_pairs = (('slide_right', 'slide_left'),
                               ('turn_clockwise', 'turn_anticlockwise'))
   detection.set_unit(config, unit)
-  config.detection.shift = 1.0
   config.model.width = 0.125
+  config.model.dropout = 0.2
   config.schedule.name = 'cosine'
-  config.schedule.warmup_epochs = 0.5
-  config.optimizer.clip_norm = 5.0
   config.optimizer.bias_lr = 1.0
   config.optimizer.weight_decay = 5e-4
   if name == 'scnn':
     config.model.num_frames = 8
     config.model.crop_size = (40, 40)
     config.data.resize = (42, 56)
-    config.model.dropout = 0.2
+  else:
+    config.model.num_frames = 192
+    config.model.crop_size = (64, 64)
+    config.data.resize = (66, 88)
+  if data == 'trimmed':
+    _set_pretraining(config, name)
+  else:
+    _set_detection(config, name, data)
+  return config
+
+
+def _set_pretraining(config, name):
+  """Sets how the backbone learns to tell trimmed clips apart."""
+  config.model.name = {'scnn': 'r3d_18', 'rc3d': 'c3d'}[name]
+  if name == 'rc3d':
+    # A whole clip at the rate of the buffers.
+    config.model.num_frames = 16
+  config.data.name = 'ordered motions'
+  config.data.root = 'runs/demo/data'
+  config.batch_size = 16
+  config.num_epochs = 10.0
+  config.schedule.warmup_epochs = 1.0
+  config.schedule.learning_rate = {'scnn': 0.02, 'rc3d': 0.01}[name]
+  config.eval.every_epochs = config.get_ref('num_epochs')
+  config.eval.batch_size = 16
+
+
+def _set_detection(config, name, data):
+  """Sets how a detector learns from untrimmed videos."""
+  config.model.name = name
+  config.data.name = 'untrimmed motions' if data == 'demo' else ''
+  config.data.root = 'data/untrimmed'
+  config.detection.annotations = 'annotations.json'
+  config.detection.shift = 1.0
+  config.data.frames_by = 'time'
+  config.data.frame_rate = 12.5
+  config.schedule.warmup_epochs = 0.5
+  config.optimizer.clip_norm = 5.0
+  if name == 'scnn':
     # As long as actions are: in the demo 1.3 to 5 seconds.
     config.detection.windows = (16, 24, 32, 48, 64) if data == 'demo' else (
         16, 32, 64, 128, 256)
@@ -68,10 +109,6 @@ def get_config(arguments='scnn,demo'):
     config.schedule.learning_rate = 0.05
     config.eval.batch_size = 64
   else:
-    config.model.num_frames = 192
-    config.model.crop_size = (64, 64)
-    config.data.resize = (66, 88)
-    config.model.dropout = 0.2
     with config.unlocked():
       config.model.options.scales = (
           (1.5, 2, 2.5, 3, 4, 5, 6, 8) if data == 'demo' else
@@ -83,4 +120,3 @@ def get_config(arguments='scnn,demo'):
     config.schedule.learning_rate = 0.01
     config.eval.batch_size = 4
   config.eval.every_epochs = config.get_ref('num_epochs')
-  return config

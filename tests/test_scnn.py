@@ -1,12 +1,16 @@
 """S-CNN: its two networks, its losses, its windows."""
 
+from flax import traverse_util
 import jax
 import numpy as np
 import pytest
 import seeded
 
+from vidattn_jax import convert
 from vidattn_jax import models
 from vidattn_jax.detection import windows
+from vidattn_jax.training import checkpoint
+from vidattn_jax.training import initialize
 from vidattn_jax.training import losses
 
 pytestmark = pytest.mark.usefixtures('plain_forms')
@@ -71,3 +75,35 @@ def test_buffers_reach_both_ends():
   assert lay(100, 40, 25).tolist() == [0, 25, 50, 60]
   assert lay(100, 40, 25, True).tolist() == [0, 10, 25, 35, 50, 60]
   assert lay(30, 40, 25).tolist() == lay(40, 40, 25).tolist() == [0]
+
+
+@pytest.mark.parametrize('kind', ['file', 'checkpoint'])
+def test_both_networks_start_from_one_recognizer(tmp_path, monkeypatch, kind):
+  model = models.get_model('scnn', attention='STA', **SMALL)
+  alone = models.get_model('r3d_18', **{**SMALL, 'num_classes': 7})
+  weights = seeded.variables(alone, (1, *alone.image_shape))
+  source = tmp_path
+  if kind == 'file':
+    [layout, *_] = convert.layouts_of(alone)
+    source = tmp_path / 'r3d_18.safetensors'
+    convert.save_file(source, convert.to_torch(alone, weights, layout))
+  else:
+    monkeypatch.setattr(checkpoint, 'load', lambda _: (weights, None, None))
+  found, text = initialize.load_weights(str(source), model, jax.random.key(0))
+  for name in ('proposal', 'localization'):
+    assert f'{name}: ' in text
+    own = traverse_util.flatten_dict(found['params'][name])
+    for path, array in traverse_util.flatten_dict(weights['params']).items():
+      if path[0] == 'backbone':
+        np.testing.assert_array_equal(own[path], array)
+    assert own['head', 'bias'].shape == ({'proposal': 2}.get(name, 4),)
+  seen = found['batch_stats']['localization']['backbone']
+  assert jax.tree.all(jax.tree.map(
+      np.array_equal, seen, weights['batch_stats']['backbone']))
+  assert 'attention' not in str(jax.tree.structure(
+      found['params']['proposal']))
+  # Its own weights go where they are from.
+  if kind == 'checkpoint':
+    monkeypatch.setattr(checkpoint, 'load', lambda _: (found, None, None))
+    again, _ = initialize.load_weights(str(source), model, jax.random.key(1))
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, found))

@@ -1,5 +1,6 @@
 """S-CNN: windows of several lengths, judged by two networks."""
 
+from collections.abc import Callable
 import functools
 
 from flax import linen as nn
@@ -43,14 +44,26 @@ class SCNN(recognizer.Recognizer):
       ValueError: as `recognizer.Recognizer`.
     """
     self.check_video(video)
-    part = functools.partial(
+    proposal, localization = (
+        make(name=name) for name, make in self.parts().items())
+    with frozen.frozen_statistics(self.freeze, self.partial_bn):
+      proposals = proposal(video, train)
+      outputs = localization(video, train, capture)
+    return {**outputs, 'proposal_logits': proposals['logits']}
+
+  @nn.nowrap
+  def parts(self) -> dict[str, Callable[..., recognizer.Recognizer]]:
+    """Returns {name of a network: what makes it}.
+
+    Weights of recognizers fit each of them.
+    """
+    make = functools.partial(
         recognizer.Recognizer, num_frames=self.num_frames,
         crop_size=self.crop_size, modality=self.modality,
         flow_stack=self.flow_stack, consensus='clip', neck=self.neck,
         dropout=self.dropout, tied=self.tied)
-    with frozen.frozen_statistics(self.freeze, self.partial_bn):
-      proposal = part(functools.partial(self.backbone, attention=None), 2,
-                      name='proposal')(video, train)
-      outputs = part(self.backbone, self.num_classes + 1,
-                     name='localization')(video, train, capture)
-    return {**outputs, 'proposal_logits': proposal['logits']}
+    return {
+        'proposal': functools.partial(make, functools.partial(
+            self.backbone, attention=None), 2),
+        'localization': functools.partial(
+            make, self.backbone, self.num_classes + 1)}

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from vidattn_jax import convert
+from vidattn_jax.models import scnn
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import remote
 from vidattn_jax.training import state
@@ -15,7 +16,7 @@ def load_weights(source: str, model, rng):
   """Takes starting weights from a file or a checkpoint.
 
   Weights that the source lacks (a head for other classes, attention units)
-  are fresh.
+  are fresh. Both networks of S-CNN may start from the same recognizer.
 
   Args:
     source: a `.pth`, `.pt` or `.safetensors` file in a published layout, a
@@ -35,10 +36,49 @@ def load_weights(source: str, model, rng):
   if os.path.isdir(source) or (
       remote.is_url(source) and not is_file):
     weights, _, _ = checkpoint.load(source)
-    merged, report = convert.merge(fresh, weights)
+
+    def merge(unused_model, fresh):
+      return convert.merge(fresh, weights)
+
+    # Its own weights stand under the names of its networks.
+    parts = {} if 'backbone' not in weights['params'] else _parts(model)
+    merged, report = _in_parts(merge, model, parts, fresh)
   else:
     with remote.local_file(source) as file:
-      merged, report = convert.load_into(model, fresh, file)
+      merged, report = _in_parts(
+          lambda *args: convert.load_into(*args, file), model, _parts(model),
+          fresh)
   # As plain arrays, so that every process can place them.
   merged = jax.tree.map(np.asarray, merged)
   return merged, f'Weights from {source}: {report}'
+
+
+def _parts(model):
+  """Returns {name: network} of those of which a network is made."""
+  if not isinstance(model, scnn.SCNN):
+    return {}
+  return {name: make() for name, make in model.parts().items()}
+
+
+def _in_parts(load, model, parts, fresh):
+  """Loads into each part, or, if there are none, into the model.
+
+  Args:
+    load: function (network, its fresh variables) -> (variables, report).
+    model: the network.
+    parts: {name: network}.
+    fresh: its variables.
+
+  Returns:
+    (variables, report as text).
+  """
+  if not parts:
+    merged, report = load(model, fresh)
+    return merged, str(report)
+  merged, reports = {collection: {} for collection in fresh}, []
+  for name, part in parts.items():
+    own, report = load(part, {c: fresh[c].get(name, {}) for c in fresh})
+    for collection, tree in own.items():
+      merged[collection][name] = tree
+    reports.append(f'{name}: {report}')
+  return merged, '\n'.join(reports)
