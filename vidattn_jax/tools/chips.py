@@ -22,12 +22,13 @@ class Chip:
 
 
 _GIB = 2 ** 30
-# Makers' data sheets; of GPUs the SXM versions.
+# Makers' data sheets; of GPUs the SXM versions. Of links, half of what is called
+# bidirectional.
 CHIPS = {
     'v4': Chip(275e12, 32 * _GIB, 1.2e12, 300e9),
     'v5e': Chip(197e12, 16 * _GIB, 0.82e12, 200e9),
     'v5p': Chip(459e12, 95 * _GIB, 2.77e12, 600e9),
-    'v6e': Chip(918e12, 32 * _GIB, 1.64e12, 448e9),
+    'v6e': Chip(918e12, 32 * _GIB, 1.64e12, 400e9),
     'a100': Chip(312e12, 80 * 10 ** 9, 2.04e12, 300e9),
     'h100': Chip(989e12, 80 * 10 ** 9, 3.35e12, 450e9),
     'h200': Chip(989e12, 141 * 10 ** 9, 4.8e12, 450e9),
