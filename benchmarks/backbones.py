@@ -1,4 +1,4 @@
-"""A train step of every network on the CPU, beside the same in PyTorch.
+"""A train step of networks on the CPU, beside the same in PyTorch.
 
 python -m benchmarks.backbones --names tsn_r50 c3d --rounds 9
 

@@ -1,6 +1,6 @@
 """Every configuration key once, with its default and its meaning.
 
-A shipped configuration is `configs/<model>_<data>.py`: it calls `get_config()`
+A shipped configuration is another file of `configs/`: it calls `get_config()`
 from here and changes what differs. The result is locked: a key that does not
 stand here cannot be set, neither in a file nor on the command line. Lengths
 are in epochs and clips, never in steps, so that another batch size or data
@@ -20,7 +20,8 @@ def get_config():
   config.seed = 0
   # Where training starts: '' (random weights), a `.pth`, `.pt` or
   # `.safetensors` file in a published layout, or a checkpoint directory. A
-  # head with another number of classes is left fresh, and said so.
+  # head with another number of classes is left fresh, and said so. A detector
+  # may start from a network of its backbone.
   config.init_from = ''
 
   # --- The network -----------------------------------------------------------
@@ -38,7 +39,8 @@ def get_config():
   # Options of that unit, by name.
   model.attention_options = ml_collections.ConfigDict()
   # Stages (from 1) whose blocks get the unit; () for those of its paper.
-  # Where in a block, and in which blocks: `options.position`, `options.blocks`.
+  # Where in a block, and in which blocks: `model.options.position`,
+  # `model.options.blocks`.
   model.stages = ()
   # Multiplier of every layer's width; below 1 for tests and small machines.
   model.width = 1.0
@@ -140,7 +142,7 @@ def get_config():
   # pixels, or (height, width).
   data.resize = config_dict.FieldReference(256, field_type=object)
   # What resizes frames: 'swscale', or 'pillow', as the published codes, in
-  # three times the time. They differ by one level, and at edges by some more.
+  # three to four times the time. They differ by one level, at edges by more.
   data.resampler = 'swscale'
   # Training crop: 'multiscale' (one of `crop_scales` for each side, at one of
   # 13 fixed places, resized to the crop size), 'corner' (one of `crop_scales`

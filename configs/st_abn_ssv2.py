@@ -14,7 +14,7 @@ vidattn edit --workdir=DIR
 python main.py --config=configs/st_abn_ssv2.py:st_abn_r50,32,edited ... \\
     --workdir=DIR2 --config.init_from=DIR \\
     --config.data.edits=DIR/attention/edits.jsonl
-vidattn compare DIR/eval/step*.npz DIR2/eval/step*.npz --edits=DIR
+vidattn compare DIR/eval/BEFORE.npz DIR2/eval/AFTER.npz --edits=DIR
 
 Hardware: eight GPUs, eight clips each. Top-1 / top-5 of the paper (its figures,
 not ours):

@@ -2,11 +2,12 @@
 
 python main.py --config=configs/sta.py:resnext101_64f,hmdb51,1 \\
     --config.data.root=VIDEOS --config.init_from=PUBLISHED.pth --workdir=DIR/1
-vidattn fuse DIR/1/eval/step*.npz --split DIR/2/eval/step*.npz \\
-    --split DIR/3/eval/step*.npz
-vidattn compare NONE/1/eval/step*.npz DIR/1/eval/step*.npz \\
+vidattn fuse DIR/1/eval/SCORES.npz --split DIR/2/eval/SCORES.npz \\
+    --split DIR/3/eval/SCORES.npz
+vidattn compare NONE/1/eval/SCORES.npz DIR/1/eval/SCORES.npz \\
     --lengths=lengths.png
 
+SCORES is the file that the last evaluation printed.
 The argument names the network (resnext101_64f, resnext101_16f, resnet18,
 resnet152, c3d, p3d199), the data (ucf101, hmdb51), the split (1, 2, 3), whose
 lists `vidattn datasets hmdb51 FOLDER` writes from the owners' files, and, if it

@@ -6,7 +6,7 @@ vidattn flow VIDEOS --out=FLOW
 python main.py --config=configs/two_stream.py:tstam,hmdb51,flow,1 \\
     --config.data.root=VIDEOS --config.data.flow_root=FLOW \\
     --config.init_from=IMAGENET --workdir=DIR/flow1
-vidattn fuse DIR/rgb1/eval/step*.npz DIR/flow1/eval/step*.npz
+vidattn fuse DIR/rgb1/eval/SCORES.npz DIR/flow1/eval/SCORES.npz
 
 The argument names the network (tstam; tsn, the baseline; tsn_se, the baseline
 with channel attention), the data (ucf101, hmdb51), the stream (rgb, flow) and

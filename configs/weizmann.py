@@ -3,8 +3,9 @@
 python main.py --config=configs/weizmann.py:attention \\
     --config.data.root=DIR --workdir=runs/weizmann
 
-DIR holds the videos and `annotations.csv` (path, label, split); 60 clips of
-six persons train, 20 clips of two others test. Two CPU cores, a few minutes.
+DIR holds the videos and `annotations.csv`, which you write: path, label, split
+(train: daria, denis, eli, ido, ira, lena; test: moshe, shahar). 60 clips train,
+20 test. Two CPU cores, a few minutes.
 Results and seeds: docs/benchmarks.md. (Not in the papers.)
 """
 

@@ -1,8 +1,8 @@
 """Videos made anew for training: small H.264 that seeks fast, or JPEG frames.
 
 Frame i of the result is frame i of the source. Frames are taken as the decoder
-of the pipeline gives them (upright, in RGB) and resized as the pipeline resizes
-them, so that only the loss of the new encoding lies between the two.
+of the pipeline gives them (upright, in RGB) and resized by Pillow, so that only
+that and the loss of the new encoding lie between the two.
 """
 
 import fractions

@@ -22,7 +22,7 @@ class Chip:
 
 
 _GIB = 2 ** 30
-# Makers' data sheets; of GPUs the SXM versions. Of links, half of what is called
+# Makers' data sheets; of GPUs the SXM versions. Of links, half of what they call
 # bidirectional.
 CHIPS = {
     'v4': Chip(275e12, 32 * _GIB, 1.2e12, 300e9),
