@@ -210,15 +210,22 @@ def get_config():
   detection.background = 1.0
   detection.near_background = 0.5
   # Factor of the overlap loss; with 0 the localisation network is trained as
-  # the paper's classification network.
+  # the paper's classification network. Factor of background in the loss of that
+  # network, which has one class for it beside those of actions.
   detection.overlap_weight = 1.0
+  detection.background_weight = 1.0
+  # The score of a window is that of its class; or, if this is set, times the
+  # proposal network's probability of an action.
+  detection.weigh_action = False
   # R-C3D: frames from one buffer of `model.num_frames` to the next. In training
   # segments count of which so many frames, and so much, is inside of a buffer,
-  # and buffers without such a segment are left out. True segments that a buffer
-  # may have; sets are padded to as many.
+  # and buffers without such a segment are left out, but for as many, drawn anew
+  # in each pass, as `empty_buffers` times the others. True segments that a
+  # buffer may have; sets are padded to as many.
   detection.buffer_step = 192
   detection.least_frames = 3
   detection.least_inside = 0.7
+  detection.empty_buffers = 0.0
   detection.max_segments = 20
   # Training windows of actions, and buffers, move at random by up to this share
   # of the step to the next one.

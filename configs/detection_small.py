@@ -104,9 +104,15 @@ def _set_detection(config, name, data):
     # As long as actions are: in the demo 1.3 to 5 seconds.
     config.detection.windows = (16, 24, 32, 48, 64) if data == 'demo' else (
         16, 32, 64, 128, 256)
+    config.detection.background_below = 0.4
+    config.detection.background = 3.0
+    config.detection.near_background = 0.3
+    # Of the localisation network's classes background is one.
+    config.detection.background_weight = 0.1
+    config.detection.weigh_action = True
     config.batch_size = 32
     config.num_epochs = 8.0
-    config.schedule.learning_rate = 0.05
+    config.schedule.learning_rate = 0.02
     config.eval.batch_size = 64
   else:
     with config.unlocked():
@@ -114,9 +120,11 @@ def _set_detection(config, name, data):
           (1.5, 2, 2.5, 3, 4, 5, 6, 8) if data == 'demo' else
           (2, 3, 4, 5.5, 8, 11, 16, 22))
       config.model.options.proposals = (200, 60)
+      config.model.options.background = (0.0, 0.5)
+    config.detection.empty_buffers = 0.5
     config.detection.buffer_step = 96
     config.batch_size = 4
-    config.num_epochs = 2.0
+    config.num_epochs = 12.0
     config.schedule.learning_rate = 0.01
     config.eval.batch_size = 4
   config.eval.every_epochs = config.get_ref('num_epochs')

@@ -8,8 +8,8 @@ python main.py --config=configs/two_stream_weizmann.py:flow,moshe \\
 vidattn fuse runs/rgb/eval/step*.npz runs/flow/eval/step*.npz
 
 DIR holds the videos and `annotations.csv`, which you write: path, label,
-person. A narrow T-STAM from scratch; `python -m benchmarks.two_stream weizmann` does it for all
-nine persons. Results: docs/benchmarks.md. (Not in the papers.)
+person. A narrow T-STAM from scratch; `python -m benchmarks.two_stream weizmann`
+does it for all nine persons. Results: docs/benchmarks.md. (Not in the papers.)
 """
 
 from configs import common

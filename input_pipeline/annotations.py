@@ -111,21 +111,64 @@ def _read_json(path):
                      'nor classes and subsets')
   subsets = {}
   for subset, videos in content['subsets'].items():
+    _check_is(dict, videos, path, f'the subset {subset}')
     subsets[subset] = {name: {
-        **_truth(video.get('duration')),
-        'segments': [tuple(row) for row in video.get('segments', ())],
-        'ambiguous': [tuple(row) for row in video.get('ambiguous', ())]}
+        **_truth(_duration(path, name, video)),
+        'segments': _times(path, name, video, 'segments', 3),
+        'ambiguous': _times(path, name, video, 'ambiguous', 2)}
                        for name, video in videos.items()}
-  return subsets, tuple(content['classes'])
+  classes = tuple(content['classes'])
+  for videos in subsets.values():
+    for name, video in videos.items():
+      for row in video['segments']:
+        if row[2] not in range(len(classes)):
+          raise ValueError(f'{path}: {name} has a segment of class {row[2]:g}; '
+                           f'there are {len(classes)} classes, from 0')
+  return subsets, classes
+
+
+def _check_is(kind, value, path, what):
+  """Raises a ValueError if a value of a file has another type."""
+  if not isinstance(value, kind):
+    raise ValueError(f'{path}: {what} is {str(value)[:40]!r}, not '
+                     f'{"a JSON object" if kind is dict else "a list"}')
+
+
+def _duration(path, name, video):
+  """Returns the seconds of a video, or None."""
+  _check_is(dict, video, path, f'the video {name}')
+  duration = video.get('duration')
+  return None if duration is None else _number(
+      duration, f'{path}, duration of {name}')
+
+
+def _times(path, name, video, key, size):
+  """Returns rows of numbers of a video."""
+  rows = video.get(key) or []
+  _check_is(list, rows, path, f'{key} of {name}')
+  for row in rows:
+    if not isinstance(row, list) or len(row) != size:
+      raise ValueError(f'{path}: {name} has the row {row!r} in {key}; it must '
+                       f'be {size} numbers')
+  return [tuple(_number(x, f'{path}, {key} of {name}') for x in row[:2])
+          + tuple(row[2:]) for row in rows]
 
 
 def _read_activitynet(path, content):
   """Returns ({subset: {video: truth}}, classes) of `database`."""
   database = content['database']
-  used = {a.get('label') for video in database.values()
-          for a in video.get('annotations', ())}
-  if None in used:
-    raise ValueError(f'{path}: an annotation has no label')
+  _check_is(dict, database, path, 'database')
+  used = set()
+  for name, video in database.items():
+    _check_is(dict, video, path, f'the video {name}')
+    found = video.get('annotations') or []
+    _check_is(list, found, path, f'annotations of {name}')
+    for annotation in found:
+      _check_is(dict, annotation, path, f'an annotation of {name}')
+      label = annotation.get('label')
+      if not isinstance(label, str) or not label:
+        raise ValueError(f'{path}: an annotation of {name} has no label')
+      used.add(label)
   taxonomy = content.get('taxonomy') or []
   # ActivityNet's is a tree; names alone are the classes themselves.
   named = [name for name in taxonomy if isinstance(name, str)]
@@ -133,14 +176,15 @@ def _read_activitynet(path, content):
   _check_classes(path, used, classes)
   subsets = {}
   for name, video in database.items():
-    truth = _truth(video.get('duration'))
-    for annotation in video.get('annotations', ()):
+    truth = _truth(_duration(path, name, video))
+    for annotation in video.get('annotations') or ():
       segment = annotation.get('segment')
       if not isinstance(segment, list) or len(segment) != 2:
         raise ValueError(f'{path}: {name} has the segment {segment!r}; it '
                          'must be two times in seconds')
-      truth['segments'].append(
-          (*map(float, segment), classes.index(annotation['label'])))
+      truth['segments'].append((
+          *(_number(x, f'{path}, segment of {name}') for x in segment),
+          classes.index(annotation['label'])))
     subsets.setdefault(video.get('subset', ''), {})[name] = truth
   return subsets, classes
 
@@ -172,7 +216,8 @@ def _read_thumos14(folder):
         _check_classes(path, [kind], tuple(THUMOS14))
       for video, start, stop in thumos14_rows(path, subset):
         truth = subsets.setdefault(end, {}).setdefault(video, _truth())
-        times = float(start), float(stop)
+        # The published evaluation takes either order.
+        times = tuple(sorted((float(start), float(stop))))
         if kind == 'Ambiguous':
           truth['ambiguous'].append(times)
         else:
@@ -228,6 +273,10 @@ def _rows(path, wanted):
 def _read_table(path):
   """Returns ({subset: {video: truth}}, classes)."""
   rows = list(_rows(path, ('video', 'start', 'end', 'label')))
+  for where, row in rows:
+    for column in ('video', 'label'):
+      if not row[column]:
+        raise ValueError(f'{where}: its {column} is empty')
   classes = tuple(sorted({row['label'] for _, row in rows}))
   subsets = {}
   for where, row in rows:

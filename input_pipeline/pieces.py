@@ -18,6 +18,10 @@ from input_pipeline import labels
 from input_pipeline import resizing
 from input_pipeline import timing
 from input_pipeline import transforms
+from input_pipeline import untrimmed
+
+# Places tried for a window that moves at random and must still overlap enough.
+_TRIES = 8
 
 
 def train_batches(dataset, config, pieces, *, start_step=0, num_steps,
@@ -103,12 +107,15 @@ class Windows:
     keys = config.detection
     self._records = dataset.records
     self._shift = keys.shift * (1 - keys.window_overlap)
+    self._least = keys.action_above
     self._near_share = keys.near_background
-    found = {'action': [], 'near': [], 'far': []}
+    found, missed = {'action': [], 'near': [], 'far': []}, []
     for number, video in enumerate(dataset.records):
       starts, lengths = lay(video.num_frames)
       overlap = _overlaps(starts, lengths, video.segments, video.rate)
       unsure = _overlaps(starts, lengths, video.truth['ambiguous'], video.rate)
+      missed += [video.name] * int(
+          (overlap.max(0, initial=0) <= keys.action_above).sum())
       best = overlap.max(1, initial=0)
       which = overlap.argmax(1) if overlap.shape[1] else np.zeros(
           len(starts), int)
@@ -125,6 +132,8 @@ class Windows:
           'no window of detection.windows overlaps an action by more than '
           f'detection.action_above={keys.action_above:g}; choose lengths such '
           'as actions have')
+    self.notes = _notes('segments that no window of detection.windows overlaps '
+                        'enough, not trained on', missed)
     self._background = round(keys.background * counts['action'])
     if self._background and not counts['near'] + counts['far']:
       raise ValueError(
@@ -149,14 +158,19 @@ class Windows:
       return video, start, length, (0, 0.0)
     video, start, length, which = actions[number].tolist()
     record = self._records[video]
+    segment = [record.segments[which]]
+    # The first is where it is if no other one is good; it is, by choice.
+    starts = np.asarray([start] * (_TRIES + 1))
     most = round(self._shift * length)
     if most:
-      start = int(np.clip(start + rng.integers(-most, most + 1), 0,
-                          record.num_frames - length))
-    overlap = _overlaps([start], [length], record.segments,
-                        record.rate)[0, which]
-    return video, start, length, (record.segments[which][2] + 1,
-                                  max(float(overlap), 1e-3))
+      starts[1:] = np.clip(starts[1:] + rng.integers(-most, most + 1, _TRIES),
+                           0, record.num_frames - length)
+    overlaps = _overlaps(starts, np.full(len(starts), length), segment,
+                         record.rate)[:, 0]
+    good = 1 + np.flatnonzero(overlaps[1:] > self._least)
+    chosen = int(good[0]) if most and len(good) else 0
+    return video, int(starts[chosen]), length, (segment[0][2] + 1,
+                                                float(overlaps[chosen]))
 
   def targets(self, more, classes):
     """Returns the arrays of a slot; `classes` are those after a flip."""
@@ -166,7 +180,7 @@ class Windows:
 
 
 class Buffers:
-  """Training buffers of R-C3D, those that have an action."""
+  """Training buffers of R-C3D: those with an action, and some of the others."""
 
   def __init__(self, dataset, config, lay):
     """Lays buffers over all videos.
@@ -185,8 +199,9 @@ class Buffers:
     self._records = dataset.records
     self._length = config.model.num_frames
     self._shift = round(keys.shift * keys.buffer_step)
-    rows = []
+    rows, empty, missed = [], [], []
     for number, video in enumerate(dataset.records):
+      taken = set()
       for start in lay(video.num_frames)[0].tolist():
         # Those that a shift may bring in count, too.
         count = len(self._inside(video, start - self._shift,
@@ -196,30 +211,40 @@ class Buffers:
               f'{video.name} has {count} segments in the buffer from frame '
               f'{start} on, more than detection.max_segments='
               f'{keys.max_segments}; raise it')
-        if len(self._inside(video, start, self._length)):
-          rows.append((number, start))
+        inside = self._inside(video, start, self._length)
+        (rows if len(inside) else empty).append((number, start))
+        taken.update(inside[:, 3].astype(int).tolist())
+      missed += [video.name] * (len(video.segments) - len(taken))
     if not rows:
       raise ValueError(
           f'no buffer of {self._length} frames has an action of which '
           f'{keys.least_frames} frames and {keys.least_inside:.0%} are inside; '
           'raise model.num_frames')
-    self._rows = rows
+    self.notes = _notes('segments too long for a buffer of model.num_frames, '
+                        'not trained on', missed)
+    self._rows, self._empty = rows, empty
+    self._extra = round(keys.empty_buffers * len(rows)) if empty else 0
 
   def __len__(self):
-    return len(self._rows)
+    return len(self._rows) + self._extra
 
   def draw(self, number, rng):
     """Returns (video, first frame, length, segments [n, 3]) of a piece."""
-    video, start = self._rows[number]
+    if number < len(self._rows):
+      video, start = self._rows[number]
+    else:
+      video, start = self._empty[rng.integers(len(self._empty))]
     record = self._records[video]
     if self._shift:
       moved = int(np.clip(
           start + rng.integers(-self._shift, self._shift + 1), 0,
           max(record.num_frames - self._length, 0)))
-      if len(self._inside(record, moved, self._length)):
+      # One with an action keeps one.
+      if number >= len(self._rows) or len(
+          self._inside(record, moved, self._length)):
         start = moved
-    return video, start, self._length, self._inside(record, start,
-                                                    self._length)
+    return video, start, self._length, self._inside(
+        record, start, self._length)[:, :3]
 
   def targets(self, more, classes):
     """Returns the array of a slot, padded to a fixed size with -1."""
@@ -229,20 +254,29 @@ class Buffers:
     return {'segments': segments}
 
   def _inside(self, video, start, length):
-    """Returns (first frame, last frame, class) of what is inside, [n, 3].
+    """Returns what is inside, [n, 4], cut at the ends of the buffer.
 
-    In frames of the buffer; cut at its ends.
+    (First frame, last frame, class, number of the segment), in its frames.
     """
     rows = []
-    for begin, end, label in video.segments:
+    for number, (begin, end, label) in enumerate(video.segments):
       first = round(begin * video.rate) - start
       last = max(round(end * video.rate) - 1 - start, first)
       cut = max(first, 0), min(last, length - 1)
       frames = cut[1] - cut[0] + 1
       if frames >= max(self._keys.least_frames,
                        self._keys.least_inside * (last - first + 1)):
-        rows.append((*cut, label))
-    return np.asarray(rows, float).reshape(-1, 3)
+        rows.append((*cut, label, number))
+    return np.asarray(rows, float).reshape(-1, 4)
+
+
+def _notes(what, names):
+  """Returns, and logs, a tuple of one sentence that counts and names, or ()."""
+  if not names:
+    return ()
+  sentence = untrimmed.count_and_name(what, names)
+  logging.warning(sentence)
+  return (sentence,)
 
 
 def _overlaps(starts, lengths, segments, rate):

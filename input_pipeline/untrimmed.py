@@ -163,7 +163,7 @@ def load(config, split, index_file=''):
         f'{config.detection.annotations}: not one segment of the subset '
         f'{found.subset!r} lies in its {len(records)} videos; there is nothing '
         f'to {"train" if split == "train" else "judge"}')
-  notes = tuple(_note(what, names) for what, names in odd.items())
+  notes = tuple(count_and_name(what, names) for what, names in odd.items())
   for note in notes:
     logging.warning('%s (%s): %s', config.detection.annotations, split, note)
   for name, reason in bad:
@@ -226,8 +226,8 @@ def _video(name, path, entry, truth, data, odd):
                {**truth, 'duration': seconds}, entry, video=name)
 
 
-def _note(what, names):
-  """Returns a sentence that counts and names."""
+def count_and_name(what, names):
+  """Returns a sentence that counts what is odd, and names the first videos."""
   known = list(dict.fromkeys(names))
   more = (f' and {len(known) - _MOST_NAMES} more'
           if len(known) > _MOST_NAMES else '')

@@ -188,13 +188,48 @@ def test_ambiguous_segments_are_no_background(root):
 def test_windows_of_actions_move_by_up_to_their_step(root):
   config, found = _load(root, detection__shift=1.0)
   drawn = pieces.Windows(found, config, _windows)
-  first = [drawn.draw(1, np.random.default_rng(i)) for i in range(40)]
-  starts = {row[1] for row in first}
-  assert starts == set(range(12, 21))
-  for _, start, _, (label, overlap) in first:
-    assert label == 2
-    assert overlap == pytest.approx((16 - abs(start - 16))
-                                    / (16 + abs(start - 16)))
+  for number, begin in ((0, 12), (1, 16)):
+    rows = [drawn.draw(number, np.random.default_rng(i)) for i in range(60)]
+    # 16 / 32 is not more than a half: they stay where they overlap enough.
+    assert {row[1] for row in rows} == set(
+        range(max(begin - 4, 11), min(begin + 4, 21) + 1))
+    for _, start, _, (label, overlap) in rows:
+      assert label == 2 and overlap > 0.5
+      assert overlap == pytest.approx((16 - abs(start - 16))
+                                      / (16 + abs(start - 16)))
+
+
+def test_actions_that_no_piece_takes_are_named(root):
+  config, found = _load(root)
+  drawn = pieces.Windows(found, config, lambda n: tuple(
+      part[windows.slide(n, (8, 16))[1] == 16]
+      for part in (np.subtract(windows.slide(n, (8, 16))[0], 1),
+                   windows.slide(n, (8, 16))[1])))
+  assert drawn.notes == (
+      '1 segments that no window of detection.windows overlaps enough, not '
+      'trained on: b',)
+  config.model.num_frames = 16
+  lay = {'kind': 'buffers', 'buffer_step': 8}
+  drawn = pieces.Buffers(found, config, lambda n: windows.lay(n, lay, 16))
+  assert drawn.notes == (
+      '1 segments too long for a buffer of model.num_frames, not trained on: '
+      'b',)
+
+
+def test_as_many_empty_buffers_as_asked_for(root):
+  config, found = _load(root, model__num_frames=8, detection__buffer_step=8,
+                        detection__least_inside=0.2,
+                        detection__empty_buffers=2.0, detection__shift=1.0)
+  lay = {'kind': 'buffers', 'buffer_step': 8}
+  drawn = pieces.Buffers(found, config, lambda n: windows.lay(n, lay, 8, True))
+  rng = np.random.default_rng(0)
+  counts = [len(drawn.draw(i, rng)[3]) for i in range(len(drawn))]
+  full = len(drawn) // 3
+  assert len(drawn) == 3 * full and all(counts[:full])
+  # Those that move to an action have it.
+  assert 0 < sum(count > 0 for count in counts[full:]) < full
+  places = {drawn.draw(full, np.random.default_rng(i))[:2] for i in range(30)}
+  assert len(places) > 15
 
 
 def test_buffers_are_padded_and_have_what_is_inside(root):

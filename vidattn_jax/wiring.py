@@ -22,6 +22,7 @@ from input_pipeline import untrimmed
 from vidattn_jax.detection import windows
 from vidattn_jax.editor import collected
 from vidattn_jax.editor import store
+from vidattn_jax.training import detections
 from vidattn_jax.training import train
 
 
@@ -121,6 +122,9 @@ def _untrimmed_inputs(config, workdir, splits) -> train.Inputs:
       config, workdir, splits,
       lambda split, index: untrimmed.load(config, split, index))
   pixels['detection'] = _detection_recipe(config, sets['eval'].records[0].rate)
+  # Those that cannot be read, too: papers count so and so many videos.
+  truth = untrimmed.read_annotations(config, 'eval').videos
+  detections.protocol_of(config, truth)
   for split, dataset in sets.items():
     transforms.check_sizes(dataset.records, config, pixels, split)
   lay = functools.partial(windows.lay, detection=pixels['detection'],
@@ -148,10 +152,11 @@ def _untrimmed_inputs(config, workdir, splits) -> train.Inputs:
       train_names=tuple(v.name for v in trained.records) if trained else (),
       eval_names=tuple(v.name for v in judged.records),
       eval_lengths=tuple(v.num_frames for v in judged.records),
-      pixels=pixels, truth={v.name: v.truth for v in judged.records},
+      pixels=pixels, truth=truth | {v.name: v.truth for v in judged.records},
       card={'name': config.data.name,
             **{key: s.summary() for key, s in sets.items()},
-            **({'pieces': len(drawn)} if drawn else {})})
+            **({'pieces': len(drawn), 'notes': list(drawn.notes)}
+               if drawn else {})})
 
 
 def _detection_recipe(config, rate) -> dict:
@@ -173,7 +178,8 @@ def _detection_recipe(config, rate) -> dict:
         len(truth.classes), keys.windows, rate).tolist()
   return {'kind': 'windows', 'windows': list(keys.windows),
           'window_overlap': keys.window_overlap,
-          'least_action': config.eval.least_action, 'prior': prior}
+          'least_action': config.eval.least_action, 'prior': prior,
+          'weigh_action': keys.weigh_action}
 
 
 def _inputs(config, sets, split, annotate=None):

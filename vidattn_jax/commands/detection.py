@@ -220,7 +220,8 @@ def _stream(arguments, detector, entry, strip):
                                        detector.pixels['num_frames']))
     found = detect.detect(
         detector, pieces.batched(slots, detector.rows, detector.pixels),
-        arguments.least_score, arguments.most)
+        arguments.least_score, arguments.most,
+        numbered.num_frames / numbered.rate)
   # What follows the last piece is shorter than a step, and not looked at.
   if bar.n < (starts + lengths).max():
     print(f'{arguments.video}: its header promises {numbered.num_frames} '

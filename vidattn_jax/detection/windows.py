@@ -81,7 +81,7 @@ def lay(num_frames: int, detection, length: int, train: bool = False):
 
 
 def judge(action, chances, starts, lengths, windows=LENGTHS, least: float = 0.7,
-          prior=None, rate: float = RATE) -> dict:
+          prior=None, rate: float = RATE, weigh_action: bool = False) -> dict:
   """Turns what S-CNN's networks say of windows into detections.
 
   Args:
@@ -93,6 +93,7 @@ def judge(action, chances, starts, lengths, windows=LENGTHS, least: float = 0.7,
     least: windows whose `action` is lower are no proposals.
     prior: float [S, K], see `length_prior`; None for none.
     rate: frames of each second.
+    weigh_action: multiply scores by `action`, too.
 
   Returns:
     Dict of arrays: `row` (which window), `start`, `end` (seconds), `label` and
@@ -102,6 +103,8 @@ def judge(action, chances, starts, lengths, windows=LENGTHS, least: float = 0.7,
   best = chances.argmax(1)
   rows = np.flatnonzero((np.asarray(action) >= least) & (best > 0))
   label, score = best[rows] - 1, chances[rows, best[rows]].astype(np.float64)
+  if weigh_action:
+    score = score * np.asarray(action, np.float64)[rows]
   lengths = np.asarray(lengths)[rows]
   if prior is not None:
     window = np.searchsorted(windows, lengths)

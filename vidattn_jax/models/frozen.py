@@ -23,7 +23,8 @@ def frozen_statistics(freeze: tuple[str, ...] = (), partial_bn: bool = False):
   met = []
 
   def is_frozen(path):
-    inside = path[0] == 'backbone' and 'attention' not in path
+    # S-CNN has two networks, each with a backbone.
+    inside = 'backbone' in path[:2] and 'attention' not in path
     if inside:
       met.append(path)
     return is_below('/'.join(path), freeze) or (

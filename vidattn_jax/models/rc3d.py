@@ -41,6 +41,9 @@ class RC3D(recognizer.Recognizer):
     detections: segments that are returned at most.
     least_score: scores below are no detections.
     class_overlap: overlap above which detections of a class are suppressed.
+    background: least overlap of what is trained as background, and what it
+      must stay below. With 0 the classifier sees what is far from any action;
+      in the published code it does not.
   """
   width: float = 1.0
   dtype: jnp.dtype = jnp.float32
@@ -50,6 +53,7 @@ class RC3D(recognizer.Recognizer):
   detections: int = 200
   least_score: float = 0.005
   class_overlap: float = 0.4
+  background: tuple[float, float] = (0.1, 0.5)
 
   @nn.compact
   def __call__(self, video: jax.Array, train: bool = False,
@@ -112,7 +116,8 @@ class RC3D(recognizer.Recognizer):
       outputs['rpn_targets'] = segments_lib.encode(
           anchors, _rows(segments[..., :2], which))
       (proposals, mask, outputs['labels'], outputs['targets']) = jax.vmap(
-          _draw_proposals)(keys[1], proposals, mask, segments)
+          functools.partial(_draw_proposals, background=self.background))(
+              keys[1], proposals, mask, segments)
     outputs |= {'proposals': proposals, 'proposal_mask': mask}
     outputs['logits'], outputs['deltas'] = Head(
         self.num_classes, self.width, self.dropout, self.dtype, name='roi')(
@@ -175,8 +180,10 @@ class Proposals(nn.Module):
     Args:
       x: [N, t, h, w, C].
     """
+    # As published, at full width; narrow layers keep its scale of the outputs.
     conv = functools.partial(
-        layers.conv, use_bias=True, kernel_init=nn.initializers.normal(0.01))
+        layers.conv, use_bias=True,
+        kernel_init=nn.initializers.normal(0.01 / self.width ** 0.5))
     for name in ('conv1', 'conv2'):
       x = nn.relu(conv(layers.widened(512, self.width), (3, 3, 3), (1, 2, 2),
                        ((1, 1),) * 3, dtype=self.dtype, name=name)(x))
@@ -243,13 +250,14 @@ def _draw_anchors(key, segments, *, anchors, frames):
   return jnp.where(drawn, labels, -1), which
 
 
-def _draw_proposals(key, proposals, mask, segments):
+def _draw_proposals(key, proposals, mask, segments, *, background):
   """Returns proposals [R, 2], bool [R], classes [R] and targets [R, 2]."""
   truth, there = segments[:, :2], segments[:, 2] >= 0
   # The truth itself is proposed, too.
   proposals = jnp.concatenate([proposals, truth.astype(proposals.dtype)])
   labels, which = segments_lib.match_proposals(
-      proposals, jnp.concatenate([mask, there]), truth, there)
+      proposals, jnp.concatenate([mask, there]), truth, there,
+      negative=background)
   chosen, exist = segments_lib.sample(key, labels, *_PROPOSALS)
   proposals, labels, which = proposals[chosen], labels[chosen], which[chosen]
   classes = jnp.where(labels == 1, segments[which, 2].astype(jnp.int32) + 1, 0)

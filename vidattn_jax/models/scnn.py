@@ -46,7 +46,7 @@ class SCNN(recognizer.Recognizer):
     self.check_video(video)
     proposal, localization = (
         make(name=name) for name, make in self.parts().items())
-    with frozen.frozen_statistics(self.freeze, self.partial_bn):
+    with frozen.frozen_statistics(self.freeze):
       proposals = proposal(video, train)
       outputs = localization(video, train, capture)
     return {**outputs, 'proposal_logits': proposals['logits']}
@@ -61,7 +61,7 @@ class SCNN(recognizer.Recognizer):
         recognizer.Recognizer, num_frames=self.num_frames,
         crop_size=self.crop_size, modality=self.modality,
         flow_stack=self.flow_stack, consensus='clip', neck=self.neck,
-        dropout=self.dropout, tied=self.tied)
+        dropout=self.dropout, tied=self.tied, partial_bn=self.partial_bn)
     return {
         'proposal': functools.partial(make, functools.partial(
             self.backbone, attention=None), 2),

@@ -22,8 +22,8 @@ class Chip:
 
 
 _GIB = 2 ** 30
-# Makers' data sheets; of GPUs the SXM versions. Of links, half of what they call
-# bidirectional.
+# Makers' data sheets; of GPUs the SXM versions. Of links, half of what makers
+# call bidirectional.
 CHIPS = {
     'v4': Chip(275e12, 32 * _GIB, 1.2e12, 300e9),
     'v5e': Chip(197e12, 16 * _GIB, 0.82e12, 200e9),

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import dataclasses
 
 import jax
+import numpy as np
 
 from vidattn_jax import models
 from vidattn_jax.detection import windows
@@ -79,7 +80,8 @@ def load_detector(path, which='best', report=print) -> Detector:
 
 
 def detect(detector: Detector, batches: Iterable[dict],
-           least_score: float = 0.0, most: int | None = None) -> dict:
+           least_score: float = 0.0, most: int | None = None,
+           seconds: float | None = None) -> dict:
   """Finds segments in a video that streams by.
 
   Args:
@@ -87,6 +89,8 @@ def detect(detector: Detector, batches: Iterable[dict],
     batches: batches of the video's pieces, whose `index` is 0.
     least_score: detections that are less sure are left out.
     most: how many are returned at most.
+    seconds: length of the video, at which segments are cut; None for none. The
+      last buffer of a short one reaches past its end.
 
   Returns:
     Dict of arrays `video` (zeros), `start`, `end` (seconds), `label` and
@@ -97,4 +101,9 @@ def detect(detector: Detector, batches: Iterable[dict],
     part = detector.find(batch)
     sure = part['score'] >= least_score
     found.append({key: value[sure] for key, value in part.items()})
-  return detections.suppress(detections.join(found), detector.threshold, most)
+  found = detections.join(found)
+  if seconds is not None:
+    found['end'] = np.minimum(found['end'], seconds)
+    inside = found['start'] < found['end']
+    found = {key: value[inside] for key, value in found.items()}
+  return detections.suppress(found, detector.threshold, most)

@@ -97,6 +97,7 @@ def check(config):
       ('window_overlap', 0, 0.999), ('action_above', 0, 0.999),
       ('background_below', 0, keys.action_above), ('near_background', 0, 1),
       ('shift', 0, 1), ('least_inside', 0, 1), ('background', 0, 1e6),
+      ('background_weight', 0, 1e6), ('empty_buffers', 0, 1e6),
       ('overlap_weight', 0, 1e6), ('buffer_step', 1, 1e9),
       ('least_frames', 1, 1e9), ('max_segments', 1, 1e9)):
     if not low <= keys[key] <= high:
@@ -223,7 +224,7 @@ class Finder:
     found = windows.judge(
         outputs['action'], outputs['chances'], rows['start'] + 1,
         rows['length'], recipe['windows'], recipe['least_action'],
-        recipe['prior'], 1.0)
+        recipe['prior'], 1.0, recipe.get('weigh_action', False))
     row = found.pop('row')
     found['start'], found['end'] = (found[key] / rates[row]
                                     for key in ('start', 'end'))

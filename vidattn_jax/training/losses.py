@@ -140,7 +140,8 @@ def overlap_loss(logits, labels, overlaps, weight: float = 1.0):
   return entropy, weight * jnp.where(is_action, overlap, 0.0)
 
 
-def scnn_losses(outputs, labels, overlaps, weight: float = 1.0) -> dict:
+def scnn_losses(outputs, labels, overlaps, weight: float = 1.0,
+                background: float = 1.0) -> dict:
   """Computes the losses of S-CNN's networks, whose sum is trained.
 
   Args:
@@ -149,6 +150,7 @@ def scnn_losses(outputs, labels, overlaps, weight: float = 1.0) -> dict:
     overlaps: see `overlap_loss`.
     weight: see there; with 0 the localisation network is the paper's
       classification network.
+    background: factor of its cross-entropy for background.
 
   Returns:
     Dict of [N]: `proposal`, `class` and `overlap`.
@@ -156,7 +158,8 @@ def scnn_losses(outputs, labels, overlaps, weight: float = 1.0) -> dict:
   proposal = optax.softmax_cross_entropy_with_integer_labels(
       outputs['proposal_logits'], (labels > 0).astype(labels.dtype))
   entropy, overlap = overlap_loss(outputs['logits'], labels, overlaps, weight)
-  return {'proposal': proposal, 'class': entropy, 'overlap': overlap}
+  return {'proposal': proposal, 'overlap': overlap,
+          'class': jnp.where(labels > 0, 1.0, background) * entropy}
 
 
 def smooth_l1(differences, sigma: float = 1.0):

@@ -57,7 +57,8 @@ def _classify(apply, video, batch, key, config, num_classes):
 def _find_in_windows(apply, video, batch, key, config, _):
   outputs, updated = apply(video, rngs={'dropout': key})
   parts = losses.scnn_losses(outputs, batch['label'], batch['overlap'],
-                             config.detection.overlap_weight)
+                             config.detection.overlap_weight,
+                             config.detection.background_weight)
   right = outputs['logits'].argmax(-1) == batch['label']
   return _sum(sum(parts.values()), batch), right, updated
 
