@@ -56,11 +56,13 @@ def find(config_data):
     ValueError: there is nothing to look at.
   """
   prepared = records.open_prepared(config_data.root)
-  if prepared:
+  lists_given = config_data.train_list or config_data.eval_list
+  if prepared and not lists_given:
     found = Found({split: prepared.items(split) for split in prepared.splits},
                   prepared.classes)
-  elif config_data.train_list or config_data.eval_list:
-    found = Found(*sources.listing(config_data, unique=False))
+  elif lists_given:
+    found = Found(*sources.listing(config_data, unique=False,
+                                   prepared=prepared))
   else:
     found = _find_below(config_data)
   multi = config_data.labels == 'multi'
@@ -141,7 +143,9 @@ def run(found, index_file='', threads=None, frame_template='{:05d}.jpg',
                 f'{entry.num_frames} decode')
     if reason:
       bad.append({'name': item.name, 'where': item.where, 'reason': reason})
-  good = [v for v in videos if not v['error']]
+  unusable = {(row['name'], row['where']) for row in bad}
+  good = [v for v, (_, item) in zip(videos, items, strict=True)
+          if (item.name, item.where) not in unusable]
   unlike = [v for v in good
             if v['header_frames'] and v['header_frames'] != v['frames']]
   twins = _twins(videos)

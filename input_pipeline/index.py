@@ -10,6 +10,7 @@ import os
 import time
 
 from absl import logging
+import av
 
 from input_pipeline import containers
 from input_pipeline import decode
@@ -56,10 +57,12 @@ def build(paths, mode='decode', index_file='', threads=None,
   known = _load(index_file)
   # What a folder of frames holds depends on how its files are named.
   how = f'{frame_template}@{first_frame}'
+  # Whether a file is bad depends on these.
+  judge = f'FFmpeg {av.ffmpeg_version_info}, {limits.max_pixels} pixels'
   entries, stale = {}, []
   for path in paths:
     row = known.get(_key(path))
-    if row and _is_current(path, row, mode, how, contents):
+    if row and _is_current(path, row, mode, how, judge, contents):
       entries[path] = entry_from_row(row)
       if report:
         report(path, entries[path])
@@ -80,7 +83,7 @@ def build(paths, mode='decode', index_file='', threads=None,
       entries[path] = done.result()
       if not entries[path].passing:
         known[_key(path)] = dict(
-            dataclasses.asdict(entries[path]), mode=mode, how=how)
+            dataclasses.asdict(entries[path]), mode=mode, how=how, judge=judge)
       if report:
         report(path, entries[path])
       if time.monotonic() - last_save > _SAVE_SECONDS:
@@ -176,7 +179,7 @@ def _key(path):
   return path if storage.is_url(path) else os.path.abspath(path)
 
 
-def _is_current(path, row, mode, how, contents):
+def _is_current(path, row, mode, how, judge, contents):
   try:
     size, stamp = storage.status(path)
   except OSError:
@@ -185,6 +188,7 @@ def _is_current(path, row, mode, how, contents):
           row.get('mtime_ns') == stamp and
           row.get('mode') in ('decode', mode) and
           (row.get('content') or not contents) and
+          (not row.get('error') or row.get('judge') == judge) and
           (row.get('codec') != 'folder' or row.get('how') == how))
 
 

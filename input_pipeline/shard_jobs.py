@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 
+from input_pipeline import containers
 from input_pipeline import decode
 from input_pipeline import index
 from input_pipeline import records
@@ -59,7 +60,7 @@ def make_shard(job):
     The content of its file of rows.
 
   Raises:
-    OSError: something cannot be written, or the source cannot be read now.
+    OSError: something cannot be written.
   """
   place = storage.join(job.root, job.shard)
   content = finished(job)
@@ -97,15 +98,35 @@ def make_shard(job):
         os.unlink(leftover)
   content = {
       'shard': job.shard, 'records': number, 'bytes': size, 'sha256': digest,
-      'source_bytes': source_bytes, 'recipe': job.recipe,
+      'source_bytes': source_bytes, 'sources': _sizes_of(job),
+      'recipe': job.recipe,
       'rows': [{'number': n, **row.to_json()} for n, row in sorted(
           rows, key=lambda pair: pair[0])]}
   records.write_json(records.rows_file(place), dict(content))
   return content
 
 
+def _sizes_of(job):
+  """Returns a hash of the sizes of the sources; '' if some are not there.
+
+  Not of those in an object store, which would be asked for each, or of folders.
+  """
+  total = hashlib.sha256()
+  for path, _ in job.groups:
+    if not storage.is_url(path):
+      try:
+        size = '' if storage.is_dir(path) else os.path.getsize(path)
+      except OSError:
+        return ''
+      total.update(os.fsencode(f'{os.path.basename(path)} {size}\n'))
+  return total.hexdigest()
+
+
 def finished(job, check_digest=True):
   """Returns the content of a shard's file of rows if both are there, whole.
+
+  It is made anew if its sources have other sizes than when it was made; sources
+  that are no longer there are no reason.
 
   Args:
     job: Job.
@@ -118,8 +139,10 @@ def finished(job, check_digest=True):
   place = storage.join(job.root, job.shard)
   try:
     content = records.read_json(records.rows_file(place))
+    sizes = content.get('sources')
     if content['recipe'] == job.recipe and (
-        storage.status(place)[0] == content['bytes']):
+        storage.status(place)[0] == content['bytes']) and (
+            not sizes or _sizes_of(job) in ('', sizes)):
       known = not check_digest or storage.is_url(place) or (
           _digest_of_file(place)[0] == content['sha256'])
       return content if known else None
@@ -135,7 +158,8 @@ def _records_of(path, items, job):
     ([(example or None, [(number, Row)])], bytes of the source).
   """
   try:
-    source = _Source(path, job.naming)
+    with containers.naming(path, containers.LIMITS, 'it cannot be read'):
+      source = _Source(path, job.naming)
     if job.recipe['profile'] != 'copy':
       made = _made_anew(source, items, job)
     elif source.blob is None:
@@ -145,9 +169,6 @@ def _records_of(path, items, job):
     return made, source.size
   except decode.VideoError as error:
     return [(None, [(n, _dropped(item, error.reason)) for n, item in items])], 0
-  except FileNotFoundError:
-    return [(None, [(n, _dropped(item, 'no such file'))
-                    for n, item in items])], 0
 
 
 class _Source:

@@ -144,12 +144,14 @@ def load(config_data, split, index_file=''):
                   config_data.index_file or index_file)
 
 
-def listing(config_data, unique=True):
+def listing(config_data, unique=True, prepared=None):
   """Finds the videos of all splits, without looking at them.
 
   Args:
     config_data: the section `data` of the configuration.
     unique: whether a name may stand in a split only once.
+    prepared: what `records.open_prepared` returned, if lists name what is in
+      it.
 
   Returns:
     ({split: [lists.Item]}, class names, [(name, reason)] of files that are no
@@ -160,7 +162,7 @@ def listing(config_data, unique=True):
   """
   labels_lib.check_keys(config_data)
   named = _named_classes(config_data)
-  splits = {split: _from_list(config_data, split, named)
+  splits = {split: _from_list(config_data, split, named, prepared)
             for split in SPLITS if _list_of(config_data, split)}
   ignored = []
   if not splits:
@@ -390,7 +392,7 @@ def _from_prepared(config_data, split, prepared):
     raise ValueError(
         f'{config_data.root} has no split for {split}, only '
         f'{", ".join(prepared.splits)}; set data.{split}_list')
-  return _share(config_data, split, prepared.items(records.WHOLE))
+  return _share(config_data, split, prepared.items(records.WHOLE), prepared)
 
 
 def _from_folders(config_data, split):
@@ -417,10 +419,14 @@ def _class_folders(config_data, folder):
       config_data.frame_template.format(config_data.first_frame))
 
 
-def _share(config_data, split, items):
+def _share(config_data, split, items, prepared=None):
   """Returns a split's part of each class of a set that is not split."""
   if config_data.train_list or config_data.eval_list:
-    return items  # the other split has a list
+    # The other split has a list; what that names is not in this one, too.
+    other = 'eval' if split == 'train' else 'train'
+    listed = {item.video for item in _from_list(
+        config_data, other, _named_classes(config_data), prepared)}
+    return [item for item in items if item.video not in listed]
   by_class = collections.defaultdict(list)
   for item in items:
     by_class[item.label].append(item)

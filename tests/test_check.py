@@ -144,6 +144,16 @@ def test_repaired_frames_are_told(root, monkeypatch):
   assert 'train/run/1.mp4: in 2 frames' in check.to_text(report)
 
 
+def test_segments_past_the_end_are_no_videos_of_their_class(root):
+  (root / 'list.csv').write_text(
+      'path,label,start,stop\ntrain/jump/0.mp4,jump,0,4\n'
+      'train/run/0.mp4,run,90,95\n')
+  report = _check(root, train_list='list.csv', csv_start='start',
+                  csv_stop='stop')
+  assert [b['name'] for b in report['bad']] == ['train/run/0.mp4@90-95']
+  assert report['empty_classes'] == ['run']
+
+
 def test_frame_folders_are_read_to_the_end(tmp_path):
   for video in ('a', 'b'):
     for i in range(1, 5):
@@ -210,6 +220,18 @@ def test_any_folder_and_prepared_folders(root, tmp_path):
   assert report['ok'], report
   assert _names(report['videos']) == sorted(
       str(f.relative_to(root)) for f in root.rglob('*.mp4'))
+  # Lists on a prepared folder are looked at, too.
+  (tmp_path / 'train.txt').write_text(
+      'train/jump/0.mp4 jump\ntrain/run/0.mp4 run\ntrain/run/1.mp4 fly\n')
+  (tmp_path / 'eval.txt').write_text('train/run/0.mp4 run\n')
+  (tmp_path / 'classes.txt').write_text('jump\nrun\n')
+  listed = check.run(check.find(_data(
+      prepared, train_list=str(tmp_path / 'train.txt'),
+      eval_list=str(tmp_path / 'eval.txt'),
+      classes=str(tmp_path / 'classes.txt'))))
+  assert [_names(group) for group in listed['leaks']] == [
+      ['train/run/0.mp4'] * 2]
+  assert "'fly'" in listed['mistakes'][0] and not listed['bad']
   # What a shard holds is decoded, not believed.
   [shard] = [f for f in prepared.glob('*train*00000-of*')
              if 'array_record' in f.name]

@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from input_pipeline import containers
 from input_pipeline import decode
 from input_pipeline import index
 from input_pipeline import synthetic
@@ -75,6 +76,26 @@ def test_asks_only_new_and_changed_files(videos, probed, tmp_path):
   os.utime(videos[0], ns=(0, status.st_mtime_ns + 1))
   index.build(videos, index_file=file)
   assert probed == ['0.mp4']
+
+
+def test_what_was_bad_is_asked_again_when_what_judges_changes(
+    videos, probed, tmp_path, monkeypatch):
+  file = str(tmp_path / 'index.json')
+  small = containers.Limits(max_pixels=100)
+  bad = index.build(videos[:1], index_file=file, limits=small)
+  assert 'data.max_pixels=100 allows' in bad[videos[0]].error
+  probed.clear()
+  assert index.build(videos[:1], index_file=file, limits=small) == bad
+  assert probed == []
+  good = index.build(videos[:1], index_file=file)
+  assert good[videos[0]].num_frames == 4 and probed == ['0.mp4']
+  probed.clear()
+  index.build([videos[3]], index_file=file)
+  index.build([videos[3]], index_file=file)
+  assert probed == ['text.mp4']
+  monkeypatch.setattr(index.av, 'ffmpeg_version_info', 'another')
+  index.build([videos[0], videos[3]], index_file=file)
+  assert probed == ['text.mp4'] * 2
 
 
 def test_full_decode_serves_both_modes(videos, probed, tmp_path):

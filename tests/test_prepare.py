@@ -1,5 +1,6 @@
 """Data sets turned into shards: the same frames, the same bytes, once."""
 
+import errno
 import fractions
 import hashlib
 import json
@@ -530,6 +531,44 @@ def test_too_many_bad_videos_fail_but_their_shards_are_kept(corpus, tmp_path):
   finally:
     broken.write_bytes(content)
   assert report.kept == 1 and not report.dropped
+
+
+def test_shards_of_changed_sources_are_made_anew(corpus, tmp_path):
+  def run():
+    return make(corpus, tmp_path, num_shards=2)
+
+  run()
+  assert run().kept == 2
+  changed = corpus / 'jump' / 'gop.mp4'
+  content = changed.read_bytes()
+  try:
+    shutil.copy(corpus / 'jump' / 'long.mp4', changed)
+    report = run()
+    assert report.kept == 1
+    entry = records.open_prepared(report.root).catalog['jump/gop.mp4'].entry
+    assert entry.size == changed.stat().st_size
+    # What is gone is no reason: its shard is good.
+    changed.unlink()
+    changed.parent.joinpath('gop.mp4').symlink_to('nowhere.mp4')
+    assert run().kept == 2
+  finally:
+    changed.unlink(missing_ok=True)
+    changed.write_bytes(content)
+
+
+def test_a_source_that_fails_is_dropped_and_named(corpus, tmp_path,
+                                                  monkeypatch):
+  original = storage.read_bytes
+
+  def read(path):
+    if str(path).endswith('gop.mp4'):
+      raise OSError(errno.EIO, 'Input/output error')
+    return original(path)
+
+  monkeypatch.setattr(storage, 'read_bytes', read)
+  report = make(corpus, tmp_path, num_shards=2, workers=1)
+  assert dict(report.dropped)['jump/gop.mp4'].startswith(
+      'it cannot be read now (')
 
 
 def test_a_damaged_catalog_is_named(corpus, copied, tmp_path):

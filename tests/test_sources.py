@@ -82,6 +82,17 @@ def test_held_out_share_is_stratified_and_steady(make):
           if r.name.startswith('run')] == run
 
 
+def test_a_list_for_one_split_leaves_the_other_the_rest(make):
+  root = make(*(f'{c}/{i}.mp4' for c in ('jump', 'run') for i in range(3)),
+              held__txt='jump/1.mp4 jump\nrun/2.mp4 run\n')
+  held = load(root, 'eval', eval_list='held.txt')
+  assert names(held) == [('jump/1.mp4', 0), ('run/2.mp4', 1)]
+  rest = [('jump/0.mp4', 0), ('jump/2.mp4', 0), ('run/0.mp4', 1),
+          ('run/1.mp4', 1)]
+  assert names(load(root, eval_list='held.txt')) == rest
+  assert names(load(root, 'eval', train_list='held.txt')) == rest
+
+
 def test_list_of_path_and_label(make):
   root = make('a b/c 1.mp4', 'd.mp4',
               train__txt='a b/c 1.mp4 0\n\nd.mp4 5 1\n')
