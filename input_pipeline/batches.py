@@ -23,6 +23,9 @@ from input_pipeline import transforms
 
 # Grey level of a slot whose video could not be decoded.
 _GREY = 128
+# Bytes of frames in their own size that are held while a video is resized to be
+# kept.
+_CACHED_BYTES = 1 << 28
 
 
 def steps_per_epoch(dataset, config):
@@ -203,10 +206,18 @@ class Frames:
     if self._kept is None:
       return self._decode(index, frame_indices)
     if index not in self._kept:
-      fewer = bool(self._flow_root)
-      self._kept[index] = self._decode(
-          index, range(self._records[index].num_frames - fewer))
+      self._kept[index] = self._decode_all(index)
     return self._kept[index][frame_indices]
+
+  def _decode_all(self, index):
+    """Returns all frames, resized; not too many at a time in their own size."""
+    record = self._records[index]
+    count = record.num_frames - bool(self._flow_root)
+    size = 3 * record.entry.height * record.entry.width
+    step = max(_CACHED_BYTES // max(size, 1), 1)
+    return np.concatenate([
+        self._decode(index, range(i, min(i + step, count)))
+        for i in range(0, count, step)])
 
   def _decode(self, index, frame_indices):
     return resizing.resize(self.decode(index, frame_indices), self._size,

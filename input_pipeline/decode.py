@@ -7,6 +7,7 @@ for is not decoded; the frames are the same, bit by bit.
 Of several video streams FFmpeg's best is taken, as its own tools do.
 """
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -242,7 +243,10 @@ class _Frames:
 
   def __init__(self, path, indices, rotate):
     self._path = path
-    self._indices = indices
+    self._count = len(indices)
+    self._places = collections.defaultdict(list)
+    for place, ordinal in enumerate(indices):
+      self._places[ordinal].append(place)
     self._rotate = rotate
     self._reformatter = av_reformatter.VideoReformatter()
     self._found = set()
@@ -261,12 +265,11 @@ class _Frames:
     rgb = _to_rgb(self._reformatter, frame, self._rotate)
     if self.array is None:
       # Only now: what a header says of the size is no reason to allocate.
-      self.array = np.empty((len(self._indices), *rgb.shape), np.uint8)
+      self.array = np.empty((self._count, *rgb.shape), np.uint8)
     elif rgb.shape != self.array.shape[1:]:
       raise _changing(self._path, {rgb.shape[:2], self.array.shape[1:3]})
-    for place, index in enumerate(self._indices):
-      if index == ordinal:
-        _copy(rgb, self.array[place])
+    for place in self._places[ordinal]:
+      _copy(rgb, self.array[place])
     self._found.add(ordinal)
 
 

@@ -72,8 +72,11 @@ def test_segments_have_names_of_their_own_and_one_index_entry(root, tmp_path):
   assert len(json.loads((tmp_path / 'i').read_text())['videos']) == 2
 
 
-@pytest.mark.parametrize('cached', [False, True])
-def test_batches_show_the_frames_of_the_segment(root, cached):
+@pytest.mark.parametrize('cached', [False, True, 'little by little'])
+def test_batches_show_the_frames_of_the_segment(root, cached, monkeypatch):
+  if cached == 'little by little':
+    cached = True
+    monkeypatch.setattr(batches, '_CACHED_BYTES', 5 * 24 * 32 * 3)
   config = make_config(root, TWO, **{'data.cache_frames': cached})
   dataset = sources.load(config.data, 'eval')
   held = list(batches.eval_batches(dataset, config))
