@@ -1,0 +1,92 @@
+"""What a teacher of flow, and what STA, add to a narrow 3D network.
+
+python -m benchmarks.mars --out=runs/mars [--seeds 0 1 2]
+
+On few ordered motions, so that the plain network of frames does not learn all;
+for each seed, on data of its own: the plain network, the same with STA, a
+network of flow, and the plain network taught by that (MARS), for the same
+epochs. Fusions weigh all alike. Every command is printed before it runs; what
+was killed goes on when started again.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import numpy as np
+
+from benchmarks import commands
+from vidattn_jax.tools import fuse
+from vidattn_jax.training import evaluate
+
+# The second part wants the teacher of the first.
+_FIRST, _SECOND = ('rgb', 'sta', 'flow'), ('mars',)
+_FUSIONS = (('rgb', 'flow'), ('rgb', 'mars'), ('rgb', 'mars', 'flow'))
+
+
+def main(argv=None):
+  """Runs the comparison."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+  parser.add_argument('--train', type=int, default=320, metavar='CLIPS')
+  parser.add_argument('--eval', type=int, default=240, metavar='CLIPS')
+  parser.add_argument('--flags', nargs='*', default=[], metavar='KEY=VALUE',
+                      help='keys of all configurations, num_epochs=2')
+  arguments = parser.parse_args(argv)
+  out, start = pathlib.Path(arguments.out).absolute(), time.monotonic()
+  for seed in arguments.seeds:
+    commands.run('-m', 'input_pipeline.synthetic', out / f'data{seed}',
+                 '--train', arguments.train, '--eval', arguments.eval,
+                 '--seed', seed)
+
+  def train(job, core):
+    seed, kind = job
+    workdir = out / f'{kind}_{seed}'
+    more = [f'--config.{flag}' for flag in arguments.flags]
+    if kind in _SECOND:
+      more.append(f'--config.distill.teacher={out / "flow"}_{seed}')
+    commands.run(
+        'main.py', f'--config=configs/mars_demo.py:{kind}',
+        f'--config.data.root={out / "data"}{seed}', f'--config.seed={seed}',
+        f'--config.data.index_file={out / "index"}{seed}.json', *more,
+        f'--workdir={workdir}', core=core, log=f'{workdir}.log')
+    scores = max((workdir / 'eval').glob('*.npz'),
+                 key=lambda path: path.stat().st_mtime)
+    return (seed, kind), evaluate.load_result(scores)
+
+  results = {}
+  for kinds in (_FIRST, _SECOND):
+    results |= dict(commands.on_cores(train, [
+        (seed, kind) for seed in arguments.seeds for kind in kinds]))
+  rows = {kind: [results[seed, kind].summary()['top1']
+                 for seed in arguments.seeds] for kind in _FIRST + _SECOND}
+  for kinds in _FUSIONS:
+    rows[' + '.join(kinds)] = [
+        fuse.fuse([results[seed, kind] for kind in kinds],
+                  [1] * len(kinds)).summary()['top1']
+        for seed in arguments.seeds]
+  print('\n' + table(rows))
+  (out / 'summary.json').write_text(json.dumps(rows, indent=1) + '\n')
+  print(f'{(time.monotonic() - start) / 60:.1f} minutes. Figures: '
+        f'{out / "summary.json"}')
+
+
+def table(rows: dict) -> str:
+  """Writes accuracies as a Markdown table, and what is gained on `rgb`.
+
+  Args:
+    rows: {network: top-1 of each seed}.
+  """
+  lines = ['| network | top-1, by seed | mean | gained on rgb |',
+           '|---|---|---|---|']
+  for name, values in rows.items():
+    gain = 100 * (np.mean(values) - np.mean(rows['rgb']))
+    lines.append(f'| {name} | ' + ', '.join(f'{v:.1%}' for v in values)
+                 + f' | {np.mean(values):.1%} | {gain:+.1f} |')
+  return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+  main()
