@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -169,12 +170,16 @@ def test_sigterm_to_one_of_two_processes_stops_both(clips, tmp_path):
 
 def _start_two(clips, workdir, *flags, logs, **kwargs):
   """Starts two processes that train as one; see `_start`."""
-  with socket.socket() as s:
-    s.bind(('localhost', 0))
-    port = s.getsockname()[1]
+  port = _free_port()
   return [_start(clips, workdir, *flags, f'--coordinator=localhost:{port}',
                  '--num_processes=2', f'--process_id={i}', log=log, **kwargs)
           for i, log in enumerate(logs)]
+
+
+def _free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
 
 
 def _check_equal(folder, names, steps, atol):
@@ -221,6 +226,49 @@ def test_two_processes_with_sharded_parameters_equal_one(clips, tmp_path):
                               logs=[log, log], devices=4):
       _finish(process, log)
   _check_equal(tmp_path, ('one', 'two'), 1, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_eight_devices_goes_on_in_two_processes(
+    clips, tmp_path):
+  keys = ('--config.num_epochs=0.25', '--config.eval.every_epochs=0.25',
+          '--config.checkpoint.every_epochs=0.125',
+          '--config.mesh.shard_parameters=True', '--config.model.width=0.5')
+  with open(tmp_path / 'log', 'w') as log:
+    _finish(_start(clips, tmp_path / 'one', *keys, devices=8, log=log), log)
+    shutil.copytree(tmp_path / 'one', tmp_path / 'two')
+    # As if it had been killed after its first step.
+    [last] = (tmp_path / 'two' / 'checkpoints').glob('2*')
+    shutil.rmtree(last)
+    for process in _start_two(clips, tmp_path / 'two', *keys,
+                              logs=[log, log], devices=4):
+      _finish(process, log)
+  assert 'step 1' in (tmp_path / 'log').read_text()
+  _check_equal(tmp_path, ('one', 'two'), 2, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_after_twenty_steps_in_float64(tmp_path):
+  def run(count):
+    out, port = tmp_path / f'{count}.npz', _free_port()
+    flags = (os.environ.get('XLA_FLAGS', '') +
+             f' --xla_force_host_platform_device_count={8 // count}')
+    with open(tmp_path / 'log', 'w') as log:
+      started = [subprocess.Popen(
+          [sys.executable, _ROOT / 'tests' / 'steps_of_processes.py',
+           str(port), str(count), str(i), out], stdout=log, stderr=log,
+          env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags,
+               'PYTHONPATH': str(_ROOT)}) for i in range(count)]
+      for process in started:
+        _finish(process, log)
+    return dict(np.load(out))
+
+  one, two = run(1), run(2)
+  assert one['params/head/kernel'].dtype == np.float64
+  assert one.keys() == two.keys()
+  for name, value in one.items():
+    np.testing.assert_allclose(two[name], value, rtol=0, atol=1e-9,
+                               err_msg=name)
 
 
 @pytest.mark.slow

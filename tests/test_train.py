@@ -461,6 +461,30 @@ def test_eight_devices_equal_one_after_twenty_steps_in_float64():
   assert max(jax.tree.leaves(gap)) < 1e-9
 
 
+def test_a_checkpoint_of_eight_devices_is_restored_on_fewer(tmp_path):
+  def lay(devices):
+    mesh, _, fresh = _start(small.config(mesh__data=devices), devices)
+    return fresh, sharding.state_sharding(
+        mesh, jax.eval_shape(lambda: fresh), True, min_bytes=1)
+
+  fresh, shardings = lay(8)
+  state = jax.device_put(fresh, shardings)
+  kernel = state.params['head']['kernel']
+  assert len(kernel.sharding.device_set) == 8
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(state, {'classes': list(small.CLASSES)})
+  checkpoints.wait()
+  for devices in (1, 2, 4):
+    shapes, wanted = jax.eval_shape(lambda: fresh), lay(devices)[1]
+    found = checkpoints.restore(0, shapes, wanted)
+    assert _same(found, fresh)
+    assert jax.tree.all(jax.tree.map(
+        lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), found, wanted))
+    assert any(not x.sharding.is_fully_replicated
+               for x in jax.tree.leaves(found.params)) == (devices > 1)
+  checkpoints.close()
+
+
 def test_parameter_sharding_splits_large_leaves_only():
   mesh = sharding.make_mesh(small.config(mesh__data=8))
   shapes = {'large': jax.ShapeDtypeStruct((3, 512, 16), jnp.float32),
