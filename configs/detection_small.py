@@ -63,7 +63,7 @@ def get_config(arguments='scnn,demo'):
     config.model.crop_size = (40, 40)
     config.data.resize = (42, 56)
   else:
-    config.model.num_frames = 192
+    config.model.num_frames = 128
     config.model.crop_size = (64, 64)
     config.data.resize = (66, 88)
   if data == 'trimmed':
@@ -122,9 +122,10 @@ def _set_detection(config, name, data):
       config.model.options.proposals = (200, 60)
       config.model.options.background = (0.0, 0.5)
     config.detection.empty_buffers = 0.5
-    config.detection.buffer_step = 96
-    config.batch_size = 4
-    config.num_epochs = 12.0
-    config.schedule.learning_rate = 0.01
+    config.detection.buffer_step = 64
+    config.freeze = ('backbone/conv1', 'backbone/conv2')
+    config.batch_size = 2
+    config.num_epochs = 4.0
+    config.schedule.learning_rate = 0.005
     config.eval.batch_size = 4
   config.eval.every_epochs = config.get_ref('num_epochs')
