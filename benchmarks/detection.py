@@ -23,6 +23,9 @@ from input_pipeline import untrimmed
 from vidattn_jax.detection import evaluation
 from vidattn_jax.detection import windows
 
+# As R-C3D's authors do with weights of Sports-1M.
+_FROZEN = ("--config.freeze=('backbone/conv1','backbone/conv2')",)
+
 
 def main(argv=None):
   """Trains and judges every network, with every unit and seed."""
@@ -67,7 +70,7 @@ def main(argv=None):
     if clips:
       run('trimmed', clips, out / f'{name}_clips')
       run(kind, data, out / name, f'--config.init_from={out / name}_clips',
-          *flags)
+          *(_FROZEN if network == 'rc3d' else ()), *flags)
     else:
       run(kind, data, out / name, *flags)
     card = max((out / name / 'eval').glob('*.card.json'),

@@ -123,7 +123,6 @@ def _set_detection(config, name, data):
       config.model.options.background = (0.0, 0.5)
     config.detection.empty_buffers = 0.5
     config.detection.buffer_step = 64
-    config.freeze = ('backbone/conv1', 'backbone/conv2')
     config.batch_size = 2
     config.num_epochs = 4.0
     config.schedule.learning_rate = 0.005

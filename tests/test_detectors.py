@@ -37,6 +37,7 @@ def _config(root, name='scnn', **overrides):
         'data.resize': (64, 64), 'model.crop_size': (64, 64),
         'model.num_frames': 64, 'model.options.scales': (1, 2, 3),
         'detection.buffer_step': 16, 'batch_size': 2, 'eval.batch_size': 2,
+        'schedule.learning_rate': 0.01,
         **overrides}
   return small.config(c, root, **{
       'data.frames_by': 'ordinal', 'data.frame_rate': 0.0,
