@@ -152,7 +152,7 @@ def test_scnn_finds_flashes_and_is_judged_again_from_its_files(
 
 @pytest.mark.slow
 def test_rc3d_finds_flashes(root, tmp_path):
-  c = _config(root, 'rc3d', num_epochs=4.0)
+  c = _config(root, 'rc3d', num_epochs=10.0)
   result = main.run(c, str(tmp_path))
   assert result.summary()['map'] > 0.3
   again = main.run(c, str(tmp_path), 'evaluate')
