@@ -39,9 +39,10 @@ def main(port, count, index, out):
       state, shardings)
   step = jax.jit(state_lib.make_train_step(model, c, len(small.CLASSES)),
                  out_shardings=(shardings, sharding.replicated(mesh)))
-  batches = small.inputs(c, shard=(index, count)).train_batches(0, STEPS)
-  for batch, rate in zip(batches, optim.learning_rates(c, 3), strict=True):
-    batch = {k: batch[k] for k in ('video', 'label', 'mask')}
+  rows = slice(*(c.batch_size * i // count for i in (index, index + 1)))
+  for batch, rate in zip(small.inputs(c).train_batches(0, STEPS),
+                         optim.learning_rates(c, 3), strict=True):
+    batch = {k: batch[k][rows] for k in ('video', 'label', 'mask')}
     state, _ = step(state, sharding.to_devices(mesh, batch),
                     state_lib.key_data(0), rate)
   whole = jax.tree.map(
