@@ -42,6 +42,8 @@ def main(argv=None):
   parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3])
   parser.add_argument('--train', type=int, default=320, help='training clips')
   parser.add_argument('--eval', type=int, default=320, help='held-out clips')
+  parser.add_argument('--decoys', type=float, nargs=2, default=DECOYS,
+                      metavar='SHARE')
   parser.add_argument('--edit', nargs=2, metavar=('DATA', 'WORKDIR'),
                       help='only edit the attention collected in WORKDIR')
   parser.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE',
@@ -61,7 +63,7 @@ def main(argv=None):
       lambda job, core: _edited(out, *job, core, arguments),
       [(seed, gamma) for seed in seeds for gamma in GAMMAS])
   rows = {seed: _figures(out / f'seed{seed}') for seed in seeds}
-  summary = {'decoys': DECOYS, 'seeds': rows,
+  summary = {'decoys': list(arguments.decoys), 'seeds': rows,
              'minutes': round((time.monotonic() - start) / 60, 1)}
   (out / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
   print('\n' + table(rows))
@@ -73,7 +75,7 @@ def _first(out, seed, core, arguments):
   out = out / f'seed{seed}'
   commands.run('-m', 'input_pipeline.synthetic', out / 'data', '--train',
                arguments.train, '--eval', arguments.eval, '--seed', seed,
-               '--decoys', *DECOYS, core=core, log=out / 'first.log')
+               '--decoys', *arguments.decoys, core=core, log=out / 'first.log')
   _train(out, 'first', '', seed, core, arguments)
   commands.run('-m', 'benchmarks.knowledge', '--edit', out / 'data',
                out / 'first', core=core, log=out / 'first.log')
