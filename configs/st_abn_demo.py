@@ -1,6 +1,6 @@
 """A narrow ST-ABN on ordered motions with decoys, and its fine-tuning.
 
-python -m input_pipeline.synthetic DATA --train 320 --eval 320 --decoys 1 0
+python -m input_pipeline.synthetic DATA --train 160 --eval 240 --decoys 0.7 0.3
 python main.py --config=configs/st_abn_demo.py --config.data.root=DATA \\
     --workdir=DIR
 python main.py --mode=evaluate --config=configs/st_abn_demo.py \\
@@ -10,9 +10,9 @@ python main.py --config=configs/st_abn_demo.py:edited \\
     --config.data.root=DATA --workdir=DIR2 --config.init_from=DIR \\
     --config.data.edits=DIR/attention/edits.jsonl
 
-In training clips of two classes a large disc slides as the class says, at
-another time than the ring that the class is about; in held-out clips it slides
-the other way. `python -m benchmarks.knowledge --out=DIR` does all of it, with a
+In training clips of two classes a large disc slides, mostly as the class says,
+at another time than the ring that the class is about; in held-out clips it
+mostly slides the other way. `python -m benchmarks.knowledge --out=DIR` does all of it, with a
 script in place of the person; results: docs/benchmarks.md. A CPU, some minutes
 for each training. (Not in the paper.)
 """
