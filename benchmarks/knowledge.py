@@ -3,8 +3,8 @@
 python -m benchmarks.knowledge --out=DIR [--seeds 1 2 3]
 
 Clips of two of eight classes hold a decoy (see `input_pipeline.synthetic`),
-which in training slides to the side that the class names seven times of ten, and
-in held-out clips three times. For each seed, on data of its own: a narrow
+which in training slides to the side that the class names seven times of ten,
+and in held-out clips three times. For each seed, on data of its own: a narrow
 ST-ABN is trained, its attention collected, the attention of all training clips
 of the two classes edited as a person would who sees where the motion is, and
 the network fine-tuned on these edits with the paper's factor of the temporal

@@ -12,9 +12,9 @@ python main.py --config=configs/st_abn_demo.py:edited \\
 
 In training clips of two classes a large disc slides, mostly as the class says,
 at another time than the ring that the class is about; in held-out clips it
-mostly slides the other way. `python -m benchmarks.knowledge --out=DIR` does all of it, with a
-script in place of the person; results: docs/benchmarks.md. A CPU, some minutes
-for each training. (Not in the paper.)
+mostly slides the other way. `python -m benchmarks.knowledge --out=DIR` does all
+of it, with a script in place of the person; results: docs/benchmarks.md. A CPU,
+some minutes for each training. (Not in the paper.)
 """
 
 from configs import common
