@@ -30,7 +30,7 @@ def main(argv=None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-  parser.add_argument('--train', type=int, default=320, metavar='CLIPS')
+  parser.add_argument('--train', type=int, default=96, metavar='CLIPS')
   parser.add_argument('--eval', type=int, default=240, metavar='CLIPS')
   parser.add_argument('--flags', nargs='*', default=[], metavar='KEY=VALUE',
                       help='keys of all configurations, num_epochs=2')

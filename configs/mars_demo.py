@@ -1,6 +1,6 @@
 """MARS, MERS and STA in a narrow 3D network, on few ordered motions.
 
-python -m input_pipeline.synthetic DATA --train 320 --eval 240
+python -m input_pipeline.synthetic DATA --train 96 --eval 240
 python main.py --config=configs/mars_demo.py:flow --config.data.root=DATA \\
     --workdir=DIR/flow
 python main.py --config=configs/mars_demo.py:mars --config.data.root=DATA \\
