@@ -9,6 +9,7 @@ import seeded
 from vidattn_jax import convert
 from vidattn_jax import models
 from vidattn_jax.detection import windows
+from vidattn_jax.models import rc3d
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import initialize
 from vidattn_jax.training import losses
@@ -56,6 +57,12 @@ def test_losses_by_hand():
   np.testing.assert_allclose(got['class'], -np.log([.5, .6]), rtol=1e-6)
   # 0.0625 ** 0.25 is one half.
   np.testing.assert_allclose(got['overlap'], [0, .36 / .5 - 1], rtol=1e-5)
+  less = losses.scnn_losses(outputs, labels, np.asarray([0.0, 0.0625]), 2.0,
+                            background=0.1)
+  np.testing.assert_allclose(less['class'], -np.log([.5, .6]) * [.1, 1],
+                             rtol=1e-6)
+  for key in ('proposal', 'overlap'):
+    np.testing.assert_array_equal(less[key], got[key])
 
 
 def test_windows_are_kept_by_the_proposal_and_weighed_by_length():
@@ -68,6 +75,26 @@ def test_windows_are_kept_by_the_proposal_and_weighed_by_length():
   np.testing.assert_allclose(found['score'], [.35, .15])
   np.testing.assert_allclose(found['start'], [1 / 25, 26 / 25])
   np.testing.assert_allclose(found['end'], [16 / 25, 57 / 25])
+  weighed = windows.judge(action, chances, [1, 1, 26, 1], [16, 16, 32, 16],
+                          (16, 32), prior=[[1, .5], [.25, 1]],
+                          weigh_action=True)
+  np.testing.assert_allclose(weighed['score'], [.35 * .9, .15 * .7])
+
+
+@pytest.mark.parametrize('background,labels', [
+    ((0.1, 0.5), {1, 0}), ((0.0, 0.5), {1, 0, 'far'})])
+def test_rc3d_sees_what_is_far_from_actions_if_asked(background, labels):
+  segments = np.asarray([[0, 15, 2], [-1, -1, -1]], np.float32)
+  # The action, one that overlaps it by a third, and one that is far away.
+  proposals = np.asarray([[0, 15], [8, 23], [60, 75]], np.float32)
+  drawn, exist, classes, _ = rc3d._draw_proposals(
+      jax.random.key(0), proposals, np.ones(3, bool), segments,
+      background=background)
+  seen = {float(start): int(label) for (start, _), label, there in zip(
+      drawn, classes, exist, strict=True) if there}
+  assert seen[0.0] == 3 and seen[8.0] == 0
+  assert (60.0 in seen) == ('far' in labels)
+  assert seen.get(60.0, 0) == 0
 
 
 def test_buffers_reach_both_ends():
