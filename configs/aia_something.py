@@ -8,6 +8,7 @@ vidattn fuse DIR8/eval/stepN_8x2x3.npz DIR12/eval/stepN_12x2x3.npz \\
     DIR16/eval/stepN_16x2x3.npz
 
 Files of scores are named frames x clips x crops, N being the step.
+
 The argument names the network (tsn, tsm), the version of the data (v1, v2) and
 the test as the table does, frames x crops x clips: 8, 12 or 16 frames, 1 or 3
 crops, 1 or 2 clips (8 alone is 8x1x1; training takes the frames alone). VIDEOS

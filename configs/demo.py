@@ -12,6 +12,10 @@ Something-Something V1: TSN 19.7 %, with attention 48.5 %.)
 
 from configs import common
 
+# Classes of the ordered motions that a flip turns into each other.
+FLIP_PAIRS = (('slide_left', 'slide_right'),
+              ('turn_clockwise', 'turn_anticlockwise'))
+
 
 def get_config(network='attention'):
   """Returns the configuration.
@@ -37,8 +41,7 @@ def get_config(network='attention'):
   config.data.root = 'runs/demo/data'
   config.data.resize = (60, 80)
   config.data.crop = 'random'
-  config.data.flip_pairs = (('slide_left', 'slide_right'),
-                            ('turn_clockwise', 'turn_anticlockwise'))
+  config.data.flip_pairs = FLIP_PAIRS
   config.data.cache_frames = True
   config.batch_size = 16
   config.num_epochs = 10.0

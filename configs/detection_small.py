@@ -22,6 +22,7 @@ unit: none, SA, TA, STC or SENet-3D. Figures are in docs/benchmarks.md.
 """
 
 from configs import common
+from configs import demo
 from configs import detection
 
 _DATA = ('demo', 'own', 'trimmed')
@@ -50,8 +51,7 @@ def get_config(arguments='scnn,demo'):
   config.data.mean = (0.5,)
   config.data.std = (0.25,)
   if data != 'own':
-    config.data.flip_pairs = (('slide_right', 'slide_left'),
-                              ('turn_clockwise', 'turn_anticlockwise'))
+    config.data.flip_pairs = demo.FLIP_PAIRS
   detection.set_unit(config, unit)
   config.model.width = 0.125
   config.model.dropout = 0.2

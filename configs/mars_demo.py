@@ -16,6 +16,7 @@ for each. (Not in the papers.)
 """
 
 from configs import common
+from configs import demo
 
 KINDS = ('rgb', 'sta', 'flow', 'mars', 'mers')
 
@@ -45,8 +46,7 @@ def get_config(kind='rgb'):
   config.data.resize = (42, 56)
   config.data.crop = 'random'
   config.data.cache_frames = True
-  config.data.flip_pairs = (('slide_left', 'slide_right'),
-                            ('turn_clockwise', 'turn_anticlockwise'))
+  config.data.flip_pairs = demo.FLIP_PAIRS
   config.data.mean = (0.5,)
   config.data.std = (0.25,)
   if kind == 'flow':

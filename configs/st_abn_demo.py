@@ -18,6 +18,7 @@ some minutes for each training. (Not in the paper.)
 """
 
 from configs import common
+from configs import demo
 
 
 def get_config(what=''):
@@ -44,8 +45,7 @@ def get_config(what=''):
   config.data.root = 'runs/knowledge/data'
   config.data.resize = (54, 72)
   config.data.crop = 'random'
-  config.data.flip_pairs = (('slide_left', 'slide_right'),
-                            ('turn_clockwise', 'turn_anticlockwise'))
+  config.data.flip_pairs = demo.FLIP_PAIRS
   config.data.cache_frames = True
   config.batch_size = 16
   config.num_epochs = 10.0

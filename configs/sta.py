@@ -8,6 +8,7 @@ vidattn compare NONE/1/eval/SCORES.npz DIR/1/eval/SCORES.npz \\
     --lengths=lengths.png
 
 SCORES is the file that the last evaluation printed.
+
 The argument names the network (resnext101_64f, resnext101_16f, resnet18,
 resnet152, c3d, p3d199), the data (ucf101, hmdb51), the split (1, 2, 3), whose
 lists `vidattn datasets hmdb51 FOLDER` writes from the owners' files, and, if it

@@ -13,6 +13,7 @@ and `annotations.csv` with path, label and split); O, O+D, O+C, C+D or O+C+D.
 """
 
 from configs import common
+from configs import demo
 from configs import three_branch_ucf_hmdb
 
 BRANCHES = ('O', 'O+D', 'O+C', 'C+D', 'O+C+D')
@@ -55,8 +56,7 @@ def get_config(arguments='demo,O+C+D'):
     config.data.name = 'ordered motions'
     config.data.root = 'runs/demo/data'
     config.data.resize = (60, 80)
-    config.data.flip_pairs = (('slide_left', 'slide_right'),
-                              ('turn_clockwise', 'turn_anticlockwise'))
+    config.data.flip_pairs = demo.FLIP_PAIRS
     config.num_epochs = 12.0
   else:
     config.model.num_frames = 8

@@ -14,6 +14,7 @@ cores, some minutes. Results: docs/benchmarks.md.
 """
 
 from configs import common
+from configs import demo
 from configs import two_stream_weizmann
 
 
@@ -36,8 +37,7 @@ def get_config(stream='flow'):
   config.data.name = 'ordered motions'
   config.data.root = 'runs/two_stream/data'
   config.data.resize = (60, 80)
-  config.data.flip_pairs = (('slide_left', 'slide_right'),
-                            ('turn_clockwise', 'turn_anticlockwise'))
+  config.data.flip_pairs = demo.FLIP_PAIRS
   # Frames of 80 pixels move little.
   config.data.flow_bound = 5.0
   config.batch_size = 16

@@ -109,6 +109,8 @@ def _read_json(path):
   if 'classes' not in content or 'subsets' not in content:
     raise ValueError(f'{path}: it has neither database, as ActivityNet has, '
                      'nor classes and subsets')
+  _check_is(dict, content['subsets'], path, 'subsets')
+  _check_is(list, content['classes'], path, 'classes')
   subsets = {}
   for subset, videos in content['subsets'].items():
     _check_is(dict, videos, path, f'the subset {subset}')
@@ -122,7 +124,7 @@ def _read_json(path):
     for name, video in videos.items():
       for row in video['segments']:
         if row[2] not in range(len(classes)):
-          raise ValueError(f'{path}: {name} has a segment of class {row[2]:g}; '
+          raise ValueError(f'{path}: {name} has a segment of class {row[2]!r}; '
                            f'there are {len(classes)} classes, from 0')
   return subsets, classes
 

@@ -56,13 +56,12 @@ def find(config_data):
     ValueError: there is nothing to look at.
   """
   prepared = records.open_prepared(config_data.root)
-  lists_given = config_data.train_list or config_data.eval_list
-  if prepared and not lists_given:
-    found = Found({split: prepared.items(split) for split in prepared.splits},
-                  prepared.classes)
-  elif lists_given:
+  if config_data.train_list or config_data.eval_list:
     found = Found(*sources.listing(config_data, unique=False,
                                    prepared=prepared))
+  elif prepared:
+    found = Found({split: prepared.items(split) for split in prepared.splits},
+                  prepared.classes)
   else:
     found = _find_below(config_data)
   multi = config_data.labels == 'multi'

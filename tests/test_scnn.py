@@ -81,19 +81,18 @@ def test_windows_are_kept_by_the_proposal_and_weighed_by_length():
   np.testing.assert_allclose(weighed['score'], [.35 * .9, .15 * .7])
 
 
-@pytest.mark.parametrize('background,labels', [
-    ((0.1, 0.5), {1, 0}), ((0.0, 0.5), {1, 0, 'far'})])
-def test_rc3d_sees_what_is_far_from_actions_if_asked(background, labels):
+@pytest.mark.parametrize('least', [0.1, 0.0])
+def test_rc3d_sees_what_is_far_from_actions_if_asked(least):
   segments = np.asarray([[0, 15, 2], [-1, -1, -1]], np.float32)
   # The action, one that overlaps it by a third, and one that is far away.
   proposals = np.asarray([[0, 15], [8, 23], [60, 75]], np.float32)
   drawn, exist, classes, _ = rc3d._draw_proposals(
       jax.random.key(0), proposals, np.ones(3, bool), segments,
-      background=background)
+      background=(least, 0.5))
   seen = {float(start): int(label) for (start, _), label, there in zip(
       drawn, classes, exist, strict=True) if there}
   assert seen[0.0] == 3 and seen[8.0] == 0
-  assert (60.0 in seen) == ('far' in labels)
+  assert (60.0 in seen) == (least == 0)
   assert seen.get(60.0, 0) == 0
 
 

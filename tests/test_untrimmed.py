@@ -199,6 +199,39 @@ def test_windows_of_actions_move_by_up_to_their_step(root):
                                       / (16 + abs(start - 16)))
 
 
+@pytest.mark.parametrize('content, message', [
+    ({'database': []}, r"database is '\[\]', not a JSON object"),
+    ({'database': {'a': None}}, r'the video a is .*not a JSON object'),
+    ({'database': {'a': {'annotations': {}, 'duration': 'long'}}},
+     r"duration of a: 'long' is no number"),
+    ({'database': {'a': {'annotations': 3}}}, r'annotations of a is .* a list'),
+    ({'database': {'a': {'annotations': [{'segment': [0, 1]}]}}},
+     'an annotation of a has no label'),
+    ({'database': {'a': {'annotations': [
+        {'label': 'x', 'segment': ['0', 'end']}]}}},
+     r"segment of a: 'end' is no number"),
+    ({'classes': ['x'], 'subsets': {'test': {'a': {'segments': [[0, 1]]}}}},
+     r'a has the row \[0, 1\] in segments; it must be 3 numbers'),
+    ({'classes': ['x'], 'subsets': {'test': {'a': {
+        'segments': [[0, 1, 'x']]}}}}, r"a segment of class 'x'; there are 1"),
+    ({'classes': 5, 'subsets': {}}, r"classes is '5', not a list"),
+])
+def test_malformed_annotations_are_one_sentence(tmp_path, content, message):
+  file = tmp_path / 'annotations.json'
+  file.write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=message) as error:
+    annotations.read(str(file))
+  assert str(error.value).startswith(str(file))
+
+
+def test_rows_of_a_table_name_a_video_and_a_class(tmp_path):
+  file = tmp_path / 'segments.csv'
+  for row, column in ((',0,1,x', 'video'), ('a,0,1,', 'label')):
+    file.write_text(f'video,start,end,label\nb,0,1,x\n{row}\n')
+    with pytest.raises(ValueError, match=f'line 3: its {column} is empty'):
+      annotations.read(str(file))
+
+
 def test_actions_that_no_piece_takes_are_named(root):
   config, found = _load(root)
   drawn = pieces.Windows(found, config, lambda n: tuple(
