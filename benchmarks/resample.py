@@ -44,13 +44,23 @@ def make_inputs(seed=0) -> dict:
   return {k: np.asarray(v, np.float32) for k, v in arrays.items()}
 
 
-def ours(betas, features, kernel, bias, images):
-  """Returns the two resampled clips [N, H, W, C], in JAX."""
+def ours(betas, features, kernel, bias, images, out=(None, None)):
+  """Returns the two resampled clips [N, H, W, C], in JAX.
+
+  Args:
+    betas: two scalars.
+    features: [N, h, w, C].
+    kernel: [C, S].
+    bias: [S].
+    images: [N, H, W, C].
+    out: see `resample.sample`, for each clip.
+  """
   raw, _, _ = peaks.chosen_map(features, kernel, bias, _DELTA)
   response = peaks.normalized_response(raw, _GRID)
   parts = peaks.split(peaks.find_peaks(response), response, _PHI)
-  return [sparse.zoom(images, response, part, beta, _BASE, inverse)
-          for part, beta, inverse in zip(parts, betas, (False, True))]
+  return [sparse.zoom(images, response, part, beta, _BASE, inverse, room)
+          for part, beta, inverse, room in zip(
+              parts, betas, (False, True), out)]
 
 
 def _torch_saliency(response, part, beta, inverse):
@@ -121,15 +131,29 @@ def _programs(inputs, device, finish):
   their_weights = [torch.tensor(w, device=device).permute(
       0, 3, 1, 2).contiguous() for w in inputs['weights']]
   their_betas = torch.tensor(_BETAS, device=device, requires_grad=True)
-  clips = jax.jit(ours)
+  # The memory of a clip that is done with takes the next, as PyTorch's does by
+  # itself.
+  clips = jax.jit(ours, donate_argnums=5)
+  last = [jnp.copy(here[3]) for _ in betas]
+
+  def our_clips():
+    nonlocal last
+    last = jax.block_until_ready(clips(betas, *here, last))
+    return last
 
   def loss(betas, weights, *args):
     y = ours(betas, *args)
     return sum(map(jnp.vdot, y, weights)), y
 
-  # Both give the clips away, too: where they are not kept, JAX makes them part
-  # of one piece of memory that the system takes back after every call.
-  gradient = jax.jit(jax.grad(loss, has_aux=True))
+  # Both give the clips away, too, to be used again.
+  gradient = jax.jit(jax.grad(loss, has_aux=True), donate_argnums=6)
+
+  def our_gradient():
+    nonlocal last
+    grads, last = jax.block_until_ready(
+        gradient(betas, weights, *here, last))
+    return grads, last
+
   run = torch.compile(theirs) if device == 'cuda' else theirs
 
   def their_clips():
@@ -146,11 +170,8 @@ def _programs(inputs, device, finish):
     return their_betas.grad, y
 
   return {
-      'forward': (lambda: jax.block_until_ready(clips(betas, *here)),
-                  their_clips),
-      'forward and backward': (
-          lambda: jax.block_until_ready(gradient(betas, weights, *here)),
-          their_gradient)}
+      'forward': (our_clips, their_clips),
+      'forward and backward': (our_gradient, their_gradient)}
 
 
 def _check(programs):

@@ -247,6 +247,29 @@ def test_derivative_forward_is_the_one_backward(float64, form):
                              1e-9)
 
 
+def test_memory_of_the_last_result_takes_the_next():
+  images, saliency = _smooth((2, 24, 40, 3), np.float32), 1 + jnp.eye(7)[None]
+  saliency = jnp.tile(saliency, (2, 1, 1))
+  plain = resample.resample(images, saliency)
+  again = jax.jit(resample.resample, donate_argnums=2)
+  # Values of what is written over do not matter.
+  last = again(images, saliency, jnp.full_like(plain, jnp.nan))
+  np.testing.assert_allclose(last, plain, 0, 1e-6)
+  address = last.unsafe_buffer_pointer()
+  for _ in range(2):
+    last = again(images, saliency, last)
+    assert last.unsafe_buffer_pointer() == address
+  along = jax.jit(resample.resample_along, donate_argnums=3)
+  values, change = along(images, saliency, jnp.ones_like(saliency), last)
+  assert values.unsafe_buffer_pointer() == address
+  np.testing.assert_allclose(values, plain, 0, 1e-6)
+  np.testing.assert_allclose(change, resample.resample_along(
+      images, saliency, jnp.ones_like(saliency))[1], 0, 1e-5)
+  for out in (plain[:1], plain.astype(jnp.bfloat16)):
+    with pytest.raises(ValueError, match='out is .*the result is float32'):
+      resample.resample(images, saliency, out)
+
+
 def test_no_gradient_goes_to_pixels_and_responses():
   images, response = _smooth((1, 8, 8, 1), np.float32), jnp.eye(5)[None]
   grads = jax.grad(lambda *args: sparse.zoom(

@@ -28,7 +28,8 @@ KINDS = tuple(_WIDTHS)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def zoom(images: jax.Array, response: jax.Array, peaks: jax.Array,
-         beta: jax.Array, base: float, inverse: bool) -> jax.Array:
+         beta: jax.Array, base: float, inverse: bool,
+         out: jax.Array | None = None) -> jax.Array:
   """Resamples images around peaks.
 
   Args:
@@ -38,27 +39,28 @@ def zoom(images: jax.Array, response: jax.Array, peaks: jax.Array,
     beta: the same.
     base: the same.
     inverse: the same.
+    out: see `resample.sample`.
 
   Returns:
     [N, H, W, C] of the images' type.
   """
   return resample.resample(
-      images, gaussian.saliency(response, peaks, beta, base, inverse))
+      images, gaussian.saliency(response, peaks, beta, base, inverse), out)
 
 
-def _zoom_fwd(images, response, peaks, beta, base, inverse):
+def _zoom_fwd(images, response, peaks, beta, base, inverse, out):
   # One number moves all pixels: what it does to each is found together with
   # the pixel, where backward every pixel's neighbours would be read again.
   q, tangent = jax.jvp(
       lambda beta: gaussian.saliency(response, peaks, beta, base, inverse),
       (beta,), (jnp.ones_like(beta),))
-  return resample.resample_along(images, q, tangent)
+  return resample.resample_along(images, q, tangent, out)
 
 
 def _zoom_bwd(base, inverse, change, g):
   del base, inverse
   return None, None, None, jnp.vdot(change, g.astype(change.dtype),
-                                    precision='highest')
+                                    precision='highest'), None
 
 
 zoom.defvjp(_zoom_fwd, _zoom_bwd)

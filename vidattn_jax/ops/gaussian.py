@@ -1,5 +1,7 @@
 """Sparse attention: a Gaussian around every peak."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -32,14 +34,14 @@ def saliency(response: jax.Array, peaks: jax.Array, beta: jax.Array,
   # are enough, and their number is fixed.
   squares = jnp.pad(jnp.where(peaks & (response > 0), response, 0),
                     ((0, 0), *((0, 2 * side - size),) * 2))
-  squares = squares.reshape(-1, side, 2, side, 2)
-  cells = jnp.arange(2 * side, dtype=dtype).reshape(side, 2)
-
-  def of_peak(x):
-    return jnp.where(squares > 0, x, 0).sum((2, 4)).reshape(-1, side * side)
-
-  row, column = of_peak(cells[:, :, None, None]), of_peak(cells)
-  strength = of_peak(squares)
+  (here, right), (below, across) = (
+      [squares[:, i::2, j::2] for j in range(2)] for i in range(2))
+  cells = 2 * jnp.arange(side, dtype=dtype)
+  row = cells[:, None] + (jnp.maximum(below, across) > 0)
+  column = cells + (jnp.maximum(right, across) > 0)
+  strength = functools.reduce(jnp.maximum, (here, right, below, across))
+  row, column, strength = (
+      x.reshape(-1, side * side) for x in (row, column, strength))
   found = strength > 0
   # 1 keeps the gradient of those that do not count a number.
   strength = jnp.where(found, strength, 1)

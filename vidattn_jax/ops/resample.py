@@ -24,7 +24,8 @@ _BANDS = 8
 _PIECES = 32
 
 
-def resample(images: jax.Array, saliency: jax.Array) -> jax.Array:
+def resample(images: jax.Array, saliency: jax.Array,
+             out: jax.Array | None = None) -> jax.Array:
   """Draws images anew, so that salient regions take more room.
 
       images = jnp.asarray(frames, jnp.float32)        # [N, H, W, 3]
@@ -39,12 +40,13 @@ def resample(images: jax.Array, saliency: jax.Array) -> jax.Array:
       over the whole image whatever its shape. Only proportions matter. What is
       below 0 or no number counts as 0; a map of one value, or of zeros, leaves
       its image as it is.
+    out: see `sample`.
 
   Returns:
     [N, H, W, C] of the images' type.
 
   Raises:
-    ValueError: the shapes do not fit.
+    ValueError: the shapes do not fit, or the type of `out`.
   """
   if (images.ndim != 4 or saliency.ndim != 3
       or saliency.shape[1] != saliency.shape[2] or saliency.shape[1] < 2
@@ -53,7 +55,7 @@ def resample(images: jax.Array, saliency: jax.Array) -> jax.Array:
         f'The images have the shape {images.shape} and the saliency '
         f'{saliency.shape}; give [N, H, W, C] and [N, G, G] with the same N '
         'and G at least 2.')
-  return sample(images, sampling_grid(saliency))
+  return sample(images, sampling_grid(saliency), out)
 
 
 @functools.cache
@@ -105,36 +107,50 @@ def sampling_grid(saliency: jax.Array) -> jax.Array:
   return jnp.clip(2 * points / mass[..., None] - 1, -1, 1)
 
 
-def sample(images: jax.Array, grid: jax.Array) -> jax.Array:
+def sample(images: jax.Array, grid: jax.Array,
+           out: jax.Array | None = None) -> jax.Array:
   """Reads images at the points of a coarse grid and between them.
 
   Args:
     images: [N, H, W, C]; no gradient goes there.
     grid: as `sampling_grid` returns it; brought to [N, H, W, 2] linearly.
+    out: array of the images' shape and the grid's type whose values do not
+      matter, such as the last result. Donated to the jitted function around
+      this, its memory takes the result, which on a CPU saves asking the system
+      for it and filling it.
 
   Returns:
     [N, H, W, C] of the images' type, interpolated linearly.
+
+  Raises:
+    ValueError: `out` has another shape or type.
   """
-  values = _sample(lax.stop_gradient(images).astype(grid.dtype), grid)
+  values = _sample(lax.stop_gradient(images).astype(grid.dtype), grid, out)
   return _of_type(values, images.dtype)
 
 
-def resample_along(images: jax.Array, saliency: jax.Array,
-                   tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def resample_along(
+    images: jax.Array, saliency: jax.Array, tangent: jax.Array,
+    out: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
   """Resamples, and derives the result along one direction, in one pass.
 
   Args:
     images: see `resample`.
     saliency: see `resample`.
     tangent: change of the saliency, of its shape.
+    out: see `sample`.
 
   Returns:
     (what `resample` returns, its derivative [N, H, W, C], float32 or wider).
+
+  Raises:
+    ValueError: see `sample`.
   """
   points, moved = jax.jvp(
       lambda q: _along_rows(images, sampling_grid(q)), (saliency,), (tangent,))
   wide = lax.stop_gradient(images).astype(points[0].dtype)
-  values, change = _read_all(_read_both, _both_on_cpu, wide, points, moved)
+  values, change = _read_all(_read_both, _both_on_cpu, wide, points, moved,
+                             rooms=_rooms(out, wide, moved))
   return _of_type(values, images.dtype), change
 
 
@@ -145,17 +161,18 @@ def _of_type(values, dtype):
 
 
 @jax.custom_vjp
-def _sample(images, grid):
+def _sample(images, grid, out):
   def on_cpu(*args):
     return [_read(_neighbours_of_one, *args)]
 
   [values] = _read_all(lambda *args: [_read(*args)], on_cpu, images,
-                       _along_rows(images, grid))
+                       _along_rows(images, grid),
+                       rooms=_rooms(out, images))
   return values
 
 
-def _sample_fwd(images, grid):
-  return _sample(images, grid), (images, grid)
+def _sample_fwd(images, grid, out):
+  return _sample(images, grid, out), (images, grid)
 
 
 def _sample_bwd(residuals, g):
@@ -192,13 +209,14 @@ def _sample_bwd(residuals, g):
                          [jnp.zeros_like(p) for p in points])
 
   rows = _row_places(grid.shape[1], images.shape[1], grid.dtype)
-  return None, *enlarge(platform.by_platform(on_cpu, plain, images, points, g))
+  moved = platform.by_platform(on_cpu, plain, images, points, g)
+  return None, *enlarge(moved), None
 
 
 _sample.defvjp(_sample_fwd, _sample_bwd)
 
 
-def _read_all(plain, on_cpu, images, *points):
+def _read_all(plain, on_cpu, images, *points, rooms=()):
   """Samples images; on the CPU, frame by frame and some rows after the others.
 
   There, without a loop, XLA joins reading pixels to whatever uses them, and
@@ -211,6 +229,7 @@ def _read_all(plain, on_cpu, images, *points):
       image.
     images: [N, H, W, C].
     *points: what `_along_rows` returns.
+    rooms: an array for each result, of its shape, which may take it.
 
   Returns:
     Arrays [N, H, W, C].
@@ -218,7 +237,7 @@ def _read_all(plain, on_cpu, images, *points):
   rows = _row_places(points[0][0].shape[1], images.shape[1], images.dtype)
   step = _step(images.shape[1], _BANDS)
 
-  def by_frames(images, *points):
+  def by_frames(rooms, images, *points):
     def add_frame(n, results):
       frame, *own = jax.tree.map(
           lambda a: lax.dynamic_slice_in_dim(a, n, 1), [images, *points])
@@ -230,12 +249,13 @@ def _read_all(plain, on_cpu, images, *points):
 
       return lax.fori_loop(0, images.shape[1] // step, add, results)
 
-    return lax.fori_loop(0, len(images), add_frame,
-                         [_room(images, along) for along, _ in points])
+    return lax.fori_loop(
+        0, len(images), add_frame,
+        rooms or [_room(images, along) for along, _ in points])
 
   return platform.by_platform(
-      by_frames, lambda *args: plain(_neighbours, *args, rows), images,
-      *points)
+      by_frames, lambda _, *args: plain(_neighbours, *args, rows), list(rooms),
+      images, *points)
 
 
 def _part(rows, first, count):
@@ -355,6 +375,16 @@ def _both_on_cpu(image, points, moved, rows):
   zeros = jnp.zeros((1, count, *image.shape[2:]), image.dtype)
   pairs = lax.fori_loop(0, count // step, add, lax.complex(zeros, zeros))
   return pairs.real, pairs.imag
+
+
+def _rooms(out, images, *others):
+  """Returns `out`, and an array for each of the others; [] without `out`."""
+  if out is None:
+    return []
+  if (out.shape, out.dtype) != (images.shape, images.dtype):
+    raise ValueError(f'out is {out.dtype} {out.shape}; the result is '
+                     f'{images.dtype} {images.shape}.')
+  return [out, *(_room(images, along) for along, _ in others)]
 
 
 def _room(images, points):
