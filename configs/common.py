@@ -246,11 +246,13 @@ def get_config():
   optimizer.nesterov = False
   # Decay of convolution and linear weights. Biases and BatchNorm have none.
   optimizer.weight_decay = 1e-4
-  # Learning-rate multipliers of biases, of the classifier's weights and of the
-  # attention units.
+  # Learning-rate multipliers of biases, of the classifier's weights, of the
+  # attention units, and of the widths of sparse attention's Gaussians (in
+  # `three_branch`).
   optimizer.bias_lr = 2.0
   optimizer.head_lr = 1.0
   optimizer.attention_lr = 1.0
+  optimizer.width_lr = 1.0
   # Further multipliers: pairs of a prefix of parameters' names and a number,
   # such as (('backbone/conv1', 5.0),).
   optimizer.lr_multipliers = ()

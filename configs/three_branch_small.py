@@ -39,8 +39,6 @@ def get_config(arguments='demo,O+C+D'):
   with config.unlocked():
     # Maps of 4x4 cells or more from small frames.
     config.model.options.strides = (2, 1, 2, 2, 2, 1, 1, 1)
-    if branches == 'O':
-      config.optimizer.lr_multipliers = ()
   config.model.width = 0.125
   config.model.dropout = 0.2
   config.data.crop = 'random'

@@ -66,4 +66,4 @@ def set_branches(config):
     config.model.options.delta = 0.2
   # Widths of Gaussians are in cells: their gradient is large, and they are
   # nearly right at the start.
-  config.optimizer.lr_multipliers = (('sparse', 1e-3),)
+  config.optimizer.width_lr = 1e-3

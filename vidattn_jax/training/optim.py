@@ -104,6 +104,8 @@ def learning_rate_multipliers(params, config):
       value *= options.head_lr
     if '/attention' in name:
       value *= options.attention_lr
+    if frozen.is_below(name, ('sparse',)):
+      value *= options.width_lr
     for prefix, factor in options.lr_multipliers:
       if frozen.is_below(name, (prefix,)):
         value *= factor
