@@ -35,7 +35,7 @@ def get_config(arguments='flow,moshe'):
         f'STREAM,PERSON: rgb or flow, and one of {", ".join(PERSONS)}.')
   config = common.get_config()
   set_narrow(config, stream)
-  config.model.num_frames = 6
+  config.model.num_frames = 3
   config.model.crop_size = (64, 80)
   config.data.name = f'Weizmann without {person}'
   config.data.train_list = 'annotations.csv'
@@ -46,7 +46,7 @@ def get_config(arguments='flow,moshe'):
   # 0.4 s of motion; a step of walking takes about that.
   config.data.flow_stack = 10
   config.batch_size = 8
-  config.num_epochs = 150.0
+  config.num_epochs = {'rgb': 150.0, 'flow': 200.0}[stream]
   config.schedule.warmup_epochs = 3.0
   config.eval.every_epochs = config.num_epochs
   config.checkpoint.every_epochs = config.num_epochs
