@@ -187,8 +187,8 @@ def _check(programs):
   moved = np.abs(reference[0] - reference[1]).max()
   print(f'differ: pixels {apart:.1e} (the two clips from each other '
         f'{moved:.2f}), gradients {grads:.1e} of the largest')
-  assert apart < 1e-3 < moved, apart
-  assert grads < 1e-2, grads
+  assert apart < 1e-4 < moved, apart
+  assert grads < 2e-3, grads
 
 
 def _share_of_network(images, milliseconds, clock, rounds):
@@ -210,6 +210,19 @@ def _share_of_network(images, milliseconds, clock, rounds):
   once = 1e3 * np.median(times)
   print(f'T-CNN, one pass: {once:.4g} ms; sparse attention is '
         f'{milliseconds / (3 * once):.1%} of three')
+
+
+def _copied_per_second(clock, rounds):
+  """Returns GB/s that are read and written when an array is negated."""
+  array = jnp.zeros(1 << 28, jnp.float32)
+  negate = jax.jit(jnp.negative, donate_argnums=0)
+  array = jax.block_until_ready(negate(array))
+  times = []
+  for _ in range(rounds):
+    start = clock()
+    array = jax.block_until_ready(negate(array))
+    times.append(clock() - start)
+  return 2 * array.nbytes / np.median(times) / 1e9
 
 
 def main(argv=None):
@@ -246,9 +259,11 @@ def main(argv=None):
       _share_of_network(inputs['images'], here, clock, 5)
     if what == 'forward' and not on_cpu:
       # One clip is read and two are written, float32.
-      size = 3 * _FRAMES * _SIZE**2 * 3 * 4
-      print(f'{jax.devices()[0].device_kind}: {size / here / 1e6:.0f} GB/s of '
-            'pixels, each read and written once')
+      rate = 3 * _FRAMES * _SIZE**2 * 3 * 4 / here / 1e6
+      limit = _copied_per_second(clock, arguments.rounds)
+      print(f'{jax.devices()[0].device_kind}: {rate:.0f} GB/s of pixels, each '
+            f'read and written once, {rate / limit:.0%} of the {limit:.0f} '
+            'GB/s at which an array is negated')
 
 
 if __name__ == '__main__':

@@ -293,7 +293,21 @@ def test_scale_of_saliency_does_not_matter():
     np.testing.assert_allclose(again, ours, 0, 1e-5)
 
 
-@pytest.mark.parametrize('q', [0.0, 5.0, -1.0, np.nan])
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf, -3.0])
+def test_saliency_that_is_no_number_counts_as_none(bad):
+  images = _smooth((1, 11, 14, 3), np.float32)
+  q = np.ones((1, 6, 6), np.float32)
+  q[0, 2, 3] = 0
+  ours = resample.resample(images, jnp.asarray(q))
+  assert np.abs(ours - images).max() > 0.01
+  q[0, 2, 3] = bad
+  np.testing.assert_array_equal(resample.resample(images, jnp.asarray(q)), ours)
+  if bad == -3:
+    whole = jnp.asarray(q, jnp.int32)
+    np.testing.assert_array_equal(resample.resample(images, whole), ours)
+
+
+@pytest.mark.parametrize('q', [0.0, 5.0, -1.0, np.nan, np.inf])
 def test_saliency_of_one_value_leaves_images(q):
   images = _smooth((1, 11, 14, 3), np.float32)
   ours = resample.resample(images, jnp.full((1, 6, 6), q))

@@ -38,7 +38,7 @@ def resample(images: jax.Array, saliency: jax.Array,
       rounded in the end.
     saliency: [N, G, G], G at least 2 (31 in the papers), of rows and columns,
       over the whole image whatever its shape. Only proportions matter. What is
-      below 0 or no number counts as 0; a map of one value, or of zeros, leaves
+      below 0 or not finite counts as 0; a map of one value, or of zeros, leaves
       its image as it is.
     out: see `sample`.
 
@@ -94,7 +94,7 @@ def sampling_grid(saliency: jax.Array) -> jax.Array:
     the last pixel. float32 or wider.
   """
   q = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
-  q = jnp.where(q > 0, q, 0)
+  q = jnp.where((q > 0) & jnp.isfinite(q), q, 0)
   # The scale does not matter, but must not make sums vanish or overflow.
   largest = lax.stop_gradient(q.max((1, 2), keepdims=True))
   q = jnp.where(largest > 0, q / jnp.where(largest > 0, largest, 1), 1)
