@@ -13,8 +13,7 @@ beside that of all; the second command is the paper's test, with a short side of
 
 Ablations of table 4: --config.model.options.branches=O (or O+D, O+C, C+D).
 How peaks are parted: --config.model.options.evaluation_phi=extremes (or fixed,
-random, all). Another backbone: --config.model.options.backbone=tsm_r50, without
-the four options of T-CNN.
+random, all). Another backbone: --config.model.options.backbone=tsm_r50.
 
 Top-1 in the paper (its figures, not ours; hardware not told), UCF101 / HMDB51:
 T-CNN alone 95.3 / 73.3, three branches 96.7 / 75.2. Branches of the latter on
