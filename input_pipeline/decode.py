@@ -268,8 +268,10 @@ class _Frames:
       self.array = np.empty((self._count, *rgb.shape), np.uint8)
     elif rgb.shape != self.array.shape[1:]:
       raise _changing(self._path, {rgb.shape[:2], self.array.shape[1:3]})
-    for place in self._places[ordinal]:
-      _copy(rgb, self.array[place])
+    first, *others = self._places[ordinal]
+    _copy(rgb, self.array[first])
+    for place in others:
+      self.array[place] = self.array[first]
     self._found.add(ordinal)
 
 
