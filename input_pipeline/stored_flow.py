@@ -50,8 +50,10 @@ def read_header(path):
     if os.path.isdir(path):
       with open(os.path.join(path, _HEADER), encoding='utf-8') as file:
         header = json.load(file)
-      whole = all(os.path.exists(os.path.join(path, _JPEG.format(axis, number)))
-                  for axis in 'xy' for number in (1, header['count']))
+      with os.scandir(path) as entries:
+        there = {e.name for e in entries if e.is_file() and e.stat().st_size}
+      whole = all(_JPEG.format(axis, number) in there for axis in 'xy'
+                  for number in range(1, header['count'] + 1))
     else:
       with shards.reading(path) as reader:
         header = json.loads(reader.read([0])[0])
