@@ -28,7 +28,10 @@ def frames_needed(recipe):
 
 def fewest_frames(recipe):
   """Returns the frames of the shortest video that a recipe takes."""
-  return frames_needed(recipe) if policy_of(recipe) == 'fail' else 1
+  if policy_of(recipe) == 'fail':
+    return frames_needed(recipe)
+  # Flow leads from one frame to the next.
+  return 2 if recipe.get('flow') else 1
 
 
 def check_lengths(records, config, recipe, split):

@@ -153,6 +153,32 @@ def test_prediction_is_that_of_the_stored_flow(video, stored, capsys):
   assert np.ptp(want) > 1e-3
 
 
+def test_a_video_of_one_frame_is_named_and_the_others_go_on(
+    video, stored, tmp_path, capsys):
+  one, net = tmp_path / 'one.mp4', f'--checkpoint={video.parent / "stored"}'
+  synthetic.encode(str(one), np.zeros((1, 60, 80, 3), np.uint8))
+  told = ('the network takes 2 frames or more (it sees flow, which lies '
+          'between frames), ')
+  assert cli.main(['predict', str(one), str(video), net, '--json']) == 1
+  said = capsys.readouterr()
+  first, second = json.loads(said.out)
+  assert first['error'] == told + 'the video has 1; give a longer video'
+  assert f'{one}: {first["error"]}' in said.err
+  assert len(second['classes']) == len(small.CLASSES)
+  # The fourteenth frame is left over.
+  args = ['predict', str(one), str(video), net, '--stride=13']
+  assert cli.main([*args, '--window=13']) == 1
+  said = capsys.readouterr()
+  assert [row.split(',')[1:3] for row in said.out.splitlines()[1:]] == [
+      ['0', '13']]
+  assert f'{one}: {told}' in said.err
+  assert f'{video}: the last 1 of 14 frames are too few' in said.err
+  assert cli.main([*args, '--window=1']) == 1
+  assert f'{told}a window has 1; raise --window' in capsys.readouterr().err
+  with pytest.raises(SystemExit, match=r'one\.mp4: the network takes 2 frames'):
+    cli.main(['explain', str(one), net, f'--out={tmp_path / "out"}'])
+
+
 def test_explanation_shows_flow_attention_and_frames(video, stored, tmp_path,
                                                      capsys):
   cli.main(['explain', str(video), f'--checkpoint={video.parent / "stored"}',

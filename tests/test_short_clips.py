@@ -165,6 +165,9 @@ def test_a_run_names_the_videos_that_are_too_short():
       data__std=(1.0,), data__flow_root='x')
   # Twelve fields lie between thirteen frames: eight places of five fields.
   assert lengths.fewest_frames(transforms.pixel_recipe(flow)) == 13
+  # Stacks are filled up, but a field takes two frames.
+  flow.data.short_clips = 'hold'
+  assert lengths.fewest_frames(transforms.pixel_recipe(flow)) == 2
 
 
 def test_training_clips_follow_the_policy(monkeypatch):

@@ -68,11 +68,7 @@ def _predict(arguments):
   for path in arguments.videos:
     try:
       entry, _, read = open_video(path, predictor)
-      if min(entry.num_frames, arguments.window or entry.num_frames) < needed:
-        raise decode.VideoError(
-            path, f'the network takes {needed} frames or more '
-            f"(data.short_clips='fail'), it has {entry.num_frames}" + (
-                f', a window {arguments.window}' if arguments.window else ''))
+      _check_length(path, entry, predictor.pixels, arguments.window)
       if arguments.window:
         _predict_windows(table, predictor, functools.partial(score, read),
                          path, entry, arguments.window, stride, needed)
@@ -92,6 +88,22 @@ def _predict(arguments):
   if arguments.json and not arguments.window:
     print(json.dumps(found, indent=1))
   return 1 if failed else 0
+
+
+def _check_length(path, entry, recipe, window=None):
+  """Raises `VideoError` if a video, or a window of it, is too short."""
+  from input_pipeline import decode
+  from input_pipeline import lengths
+  needed = lengths.fewest_frames(recipe)
+  if min(entry.num_frames, window or entry.num_frames) >= needed:
+    return
+  why = ("data.short_clips='fail'" if lengths.policy_of(recipe) == 'fail' else
+         'it sees flow, which lies between frames')
+  found = (f'the video has {entry.num_frames}; give a longer video'
+           if entry.num_frames < needed else
+           f'a window has {window}; raise --window')
+  raise decode.VideoError(
+      path, f'the network takes {needed} frames or more ({why}), {found}')
 
 
 def _plain_classes(top, multi):
@@ -169,8 +181,8 @@ def _predict_windows(table, predictor, score, path, entry, window, stride,
   while True:
     length = min(window, entry.num_frames - start)
     if length < needed:
-      print(f'{path}: the last {length} frames are too few for a clip.',
-            file=sys.stderr)
+      print(f'{path}: the last {length} of {entry.num_frames} frames are too '
+            'few for a clip.', file=sys.stderr)
       return
     top = predict.top_classes(predictor, score(start, length), 1)
     seconds = [f'{f / rate:.3f}' if rate else ''
@@ -229,6 +241,7 @@ def _explain(arguments):
   def look(explainer):
     entry, read_frames, read = open_video(arguments.video, explainer)
     recipe = explainer.pixels
+    _check_length(arguments.video, entry, recipe)
     [indices] = transforms.recipe_indices(recipe, entry.num_frames).tolist()
     [seen] = transforms.views_from_recipe(recipe, entry.num_frames, read)
     frames, flow = seen, None
