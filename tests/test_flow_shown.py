@@ -21,6 +21,7 @@ from vidattn_jax.tools import flow as methods
 from vidattn_jax.tools import flow_colors
 from vidattn_jax.tools import panels
 from vidattn_jax.tools import pictures
+from vidattn_jax.tools import predict
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import metrics
 from vidattn_jax.training import report
@@ -199,6 +200,41 @@ def test_explanation_shows_flow_attention_and_frames(video, stored, tmp_path,
 
 def _best(text):
   return text.splitlines()[0].partition('predicts ')[2].partition(',')[0]
+
+
+class _Seen:
+  """A network whose logits are the mean of what it sees."""
+  modality, image_shape, num_classes = 'flow', (2, 20, 24, 2), 2
+
+  def __call__(self, video, temporal_attention=None):
+    return {'logits': video.mean((1, 2, 3))}
+
+  def apply(self, variables, video, train=False, temporal_attention=None):
+    return self(video, temporal_attention)
+
+
+def test_edited_attention_sees_flow_of_the_same_bound(monkeypatch):
+  # In place of TV-L1, which takes long to compile: x is the bound.
+  monkeypatch.setattr(state.flow, 'of_clips', lambda video, stack, bound: (
+      video[:, ::2, ..., :2] * 0 + np.asarray([bound, 0], np.uint8)))
+  monkeypatch.setattr(predict.state, 'build_model', lambda _: _Seen())
+  recipe = {'stack': 1, 'stored': False}
+  description = {
+      'model': {'name': 'st_abn_r50', 'dtype': 'float32'},
+      'classes': ['x', 'y'],
+      'config': {'eval': {'average': 'logits'},
+                 'data': {'frame_template': '', 'first_frame': 1}},
+      'pixels': {'mean': [0.0], 'std': [0.1], 'flow': recipe}}
+  monkeypatch.setattr(predict.checkpoint_lib, 'load',
+                      lambda *args: ({}, description, 0))
+  views = np.ones((1, 4, 20, 24, 3), np.uint8)
+  seen = {}
+  for bound in (20.0, 40.0):
+    recipe['bound'] = bound
+    predictor = predict.load_predictor('net')
+    seen[bound] = predictor.scores(views, np.full((1, 2), -1.0))
+    np.testing.assert_allclose(seen[bound], predictor.scores(views), rtol=1e-6)
+  assert seen[40.0][0] > seen[20.0][0] + 0.1
 
 
 @pytest.mark.slow

@@ -61,10 +61,11 @@ def load_predictor(path, which='best', report=print) -> Predictor:
   variables = jax.device_put(variables)
   pixels = description['pixels']
   model = state.build_model(description['model'])
+  of_flow = ({'flow_bound': pixels['flow']['bound']} if 'flow' in pixels
+             else {})
   step_fn = jax.jit(state.make_eval_step(
       model, tuple(pixels['mean']), tuple(pixels['std']),
-      description['model']['dtype'],
-      **({'flow_bound': pixels['flow']['bound']} if 'flow' in pixels else {})))
+      description['model']['dtype'], **of_flow))
   average = description['config']['eval']['average']
   data = description['config']['data']
   probabilities = functools.partial(
@@ -75,7 +76,8 @@ def load_predictor(path, which='best', report=print) -> Predictor:
   def attend(variables, views, attention):
     video = state.network_input(model, views, tuple(pixels['mean']),
                                 tuple(pixels['std']),
-                                jnp.dtype(description['model']['dtype']))
+                                jnp.dtype(description['model']['dtype']),
+                                **of_flow)
     return model.apply(variables, video, temporal_attention=attention)['logits']
 
   def scores(views, attention=None):
