@@ -12,6 +12,7 @@ import os
 import threading
 import time
 
+from absl import logging
 import numpy as np
 
 from input_pipeline import decode
@@ -115,14 +116,21 @@ def extract(videos, out, method, *, bound=20.0, size=0,
   summary = Summary()
   with storage.only_user(out, 'vidattn flow'):
     stored_flow.remove_parts(out)
-    missing = []
+    missing, libraries = [], set()
     for name in videos:
-      if _is_there(out, name, header):
+      found = _header_of(out, name, header)
+      if found:
         summary.kept.append(name)
+        libraries.add(str(found.get('library')))
         if report:
           report(name, '')
       else:
         missing.append(name)
+    if missing and libraries - {method.library}:
+      logging.warning(
+          '%s holds flow that was computed by %s, and what is missing is '
+          'computed by %s; choose another --out if all must be of one version.',
+          out, ' and by '.join(sorted(libraries)), method.library)
     work = functools.partial(_extract_one, out, header=header, method=method,
                              naming=(frame_template, first_frame))
     with _pool(method, workers) as pool:
@@ -153,20 +161,20 @@ def extract(videos, out, method, *, bound=20.0, size=0,
   return summary
 
 
-def _is_there(out, name, wanted):
-  """Tells whether whole flow is there; raises if it is of other settings."""
+def _header_of(out, name, wanted):
+  """Returns the header of whole flow, or None; raises if settings differ."""
   try:
     path = stored_flow.locate(out, name)
     header = stored_flow.read_header(path)
   except decode.VideoError:
-    return False
+    return None
   for key in _SETTINGS:
     # The size stands there only where it is not the videos' own, 0.
     found, asked = header.get(key, 0), wanted.get(key, 0)
     if found != asked:
       raise ValueError(f'{path}: it was made with {key}={found!r}, not '
                        f'{asked!r}; choose another --out, or remove it.')
-  return True
+  return header
 
 
 def _pool(method, workers):

@@ -1,5 +1,6 @@
 """Optical flow of data sets: extracted, stored, read, stacked."""
 
+import dataclasses
 import os
 import pathlib
 import random
@@ -140,6 +141,20 @@ def test_only_what_is_missing_is_done_again(root, tmp_path, encoding):
   assert summary.written == sorted(again)
   assert sorted(summary.kept) == sorted({*_LENGTHS, 'b/frames'} - {*again})
   assert _files(tmp_path) == whole
+
+
+def test_flow_of_another_version_is_told(root, tmp_path, caplog):
+  one = {'one.mp4': str(root / 'b/03.mp4')}
+  two = {**one, 'two.mp4': str(root / 'b/03.mp4')}
+  flow.extract(one, str(tmp_path), _method())
+  newer = dataclasses.replace(_method(), library='numpy 9')
+  flow.extract(one, str(tmp_path), newer)  # Nothing is missing.
+  assert not caplog.messages
+  flow.extract(two, str(tmp_path), newer)
+  [message] = caplog.messages
+  assert message.startswith(str(tmp_path))
+  assert ' holds flow that was computed by numpy, and' in message
+  assert ' what is missing is computed by numpy 9;' in message
 
 
 def test_workers_and_chunks_change_nothing(root, stored, tmp_path):
