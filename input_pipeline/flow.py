@@ -78,7 +78,7 @@ class Summary:
 
 def extract(videos, out, method, *, bound=20.0, size=0,
             encoding='array_record', workers=1, frame_template='{:05d}.jpg',
-            first_frame=1, report=None):
+            first_frame=1, begin=None, report=None):
   """Computes the flow of all videos whose flow is not there yet.
 
   A file gets its name when it is whole. What a killed run has half written is
@@ -94,7 +94,9 @@ def extract(videos, out, method, *, bound=20.0, size=0,
     workers: videos at the same time.
     frame_template: file name by frame number, for folders of frames.
     first_frame: number of the first frame in those names.
-    report: function called with (name, reason or '') after each video.
+    begin: function called with the number of videos whose flow is there, before
+      the others.
+    report: function called with (name, reason or '') after each of the others.
 
   Returns:
     Summary. Unusable videos are in `dropped`.
@@ -122,8 +124,6 @@ def extract(videos, out, method, *, bound=20.0, size=0,
       if found:
         summary.kept.append(name)
         libraries.add(str(found.get('library')))
-        if report:
-          report(name, '')
       else:
         missing.append(name)
     if missing and libraries - {method.library}:
@@ -131,6 +131,8 @@ def extract(videos, out, method, *, bound=20.0, size=0,
           '%s holds flow that was computed by %s, and what is missing is '
           'computed by %s; choose another --out if all must be of one version.',
           out, ' and by '.join(sorted(libraries)), method.library)
+    if begin:
+      begin(len(summary.kept))
     work = functools.partial(_extract_one, out, header=header, method=method,
                              naming=(frame_template, first_frame))
     with _pool(method, workers) as pool:

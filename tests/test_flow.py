@@ -150,7 +150,9 @@ def test_flow_of_another_version_is_told(root, tmp_path, caplog):
   newer = dataclasses.replace(_method(), library='numpy 9')
   flow.extract(one, str(tmp_path), newer)  # Nothing is missing.
   assert not caplog.messages
-  flow.extract(two, str(tmp_path), newer)
+  told = []
+  flow.extract(two, str(tmp_path), newer, begin=told.append)
+  assert told == [1]
   [message] = caplog.messages
   assert message.startswith(str(tmp_path))
   assert ' holds flow that was computed by numpy, and' in message
@@ -328,13 +330,18 @@ def test_command_in_worker_processes(root, tmp_path, capsys):
   videos = [str(root / 'a/00.mp4'), str(root / 'b/03.mp4')]
   args = ['flow', f'--out={out}', '--method=opencv', '--workers=2']
   assert cli.main([*args, *videos]) == 0
-  assert '2 videos written (12 fields' in capsys.readouterr().out
+  said = capsys.readouterr()
+  assert '2 videos written (12 fields' in said.out
+  assert ' 0/2 [' in said.err and ' 2/2 [' in said.err
   with pytest.raises(SystemExit, match='made with size=0, not 12'):
     cli.main([*args, *videos, '--size=12'])
   assert cli.main([*args, *videos, str(tmp_path / 'bad.mp4')]) == 1
   said = capsys.readouterr()
   assert '0 videos written' in said.out and '2 were there' in said.out
   assert 'Dropped bad.mp4: not a video' in said.out
+  # The rate is that of the third: what was there does not count.
+  assert ' 2/3 [00:00<?' in said.err and ' 3/3 [' in said.err
+  assert ' 0/3 [' not in said.err
   with pytest.raises(SystemExit, match="no method of flow 'tv1'"):
     cli.main([*args, '--method=tv1', *videos])
 

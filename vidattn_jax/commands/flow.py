@@ -1,5 +1,6 @@
 """The command that computes optical flow."""
 
+import contextlib
 import os
 import sys
 
@@ -51,7 +52,14 @@ def _flow(arguments):
   naming = arguments.frame_template, arguments.first_frame
   videos = sources.gather_videos(arguments.videos, arguments.list, *naming)
   method = flow.Method(**methods.get_method(arguments.method))
-  with tqdm.tqdm(total=len(videos), unit='video') as bar:
+  with contextlib.ExitStack() as stack:
+    bar = None
+
+    def begin(kept):
+      nonlocal bar
+      # What was there took no time: the rate is that of the others.
+      bar = stack.enter_context(tqdm.tqdm(
+          total=len(videos), initial=kept, unit='video'))
 
     def report(name, reason):
       if reason:
@@ -62,6 +70,7 @@ def _flow(arguments):
         videos, arguments.out, method, bound=arguments.bound,
         size=arguments.size, encoding=arguments.format,
         workers=arguments.workers,
-        frame_template=naming[0], first_frame=naming[1], report=report)
+        frame_template=naming[0], first_frame=naming[1], begin=begin,
+        report=report)
   print(summary)
   return 1 if summary.dropped else 0
