@@ -160,7 +160,9 @@ def get_config():
   # What the network sees: 'rgb', or 'flow' (optical flow).
   data.modality = 'rgb'
   # Directory of the flow that `vidattn flow` has stored, by the videos' names.
-  # '' computes it on the device from the cropped frames, in every step.
+  # '' computes it on the device from the cropped frames, in every step, and
+  # drops videos of fewer frames than `data.flow_stack` + 1; of stored flow two
+  # frames are enough.
   data.flow_root = ''
   # Displacement in pixels that becomes 255; stored flow must have the same.
   data.flow_bound = 20.0
