@@ -13,6 +13,7 @@ from vidattn_jax.tools import check_conversion
 from vidattn_jax.tools import convert as convert_lib
 from vidattn_jax.tools import networks
 from vidattn_jax.training import checkpoint
+from vidattn_jax.training import initialize
 
 _SIZE = ['--crop-size', '64', '--num-frames', '2']
 
@@ -147,6 +148,12 @@ def test_weights_for_bgr_see_the_same_colours(tmp_path):
       apply(taken, x)['logits'], apply(variables, x[..., ::-1])['logits'],
       rtol=2e-4)
   assert description['pixels']['mean'] == [128 / 255, 117 / 255, 104 / 255]
+  # A run that starts from the file has the same.
+  started, said = initialize.load_weights(
+      str(tmp_path / 'w.safetensors'), model, jax.random.key(0))
+  assert 'turned to take RGB' in said
+  jax.tree.map(np.testing.assert_array_equal, started['params'],
+               taken['params'])
   convert_lib.to_file(tmp_path / 'out', tmp_path / 'back.safetensors',
                       report=lambda text: None)
   back = convert.load_file(tmp_path / 'back.safetensors')

@@ -134,6 +134,7 @@ class Layout:
     net: the first convolution of a shifted block is called `conv1.net`.
     counters: the published files count the batches of every BatchNorm.
     rank: number of axes of the first convolution's kernel.
+    bgr: the published weights take blue, green, red.
   """
   rules: tuple[tuple[str, str], ...]
   backbone: str
@@ -141,6 +142,7 @@ class Layout:
   net: bool = False
   counters: bool = True
   rank: int = 4
+  bgr: bool = False
 
   def fits(self, backbone: str) -> bool:
     """Tells whether a backbone takes such weights, or their inflation."""
@@ -165,15 +167,15 @@ LAYOUTS = {
     'pytorchvideo': Layout(_PYTORCHVIDEO, 'ResNet3D', rank=5),
     'slowfast': Layout(_SLOWFAST, 'ResNet3D', rank=5),
     # By the names of the layers, and as a numbered sequence.
-    'c3d': Layout(_C3D, 'C3D', rank=5),
-    'c3d_sports1m': Layout(_C3D_SEQUENCE, 'C3D', rank=5),
+    'c3d': Layout(_C3D, 'C3D', rank=5, bgr=True),
+    'c3d_sports1m': Layout(_C3D_SEQUENCE, 'C3D', rank=5, bgr=True),
     'rc3d': Layout(_RC3D, 'C3D', rank=5),
     'p3d': Layout(_P3D, 'P3D', counters=False, rank=5),
     # With and without gates; the authors of TSN.
-    'bninception': Layout(_BNINCEPTION, 'BNInception'),
-    'tsn_bninception': Layout(_TSN_BNINCEPTION, 'BNInception'),
-    'tstam': Layout(_TSTAM, 'BNInception'),
-    'st_abn': Layout(_ST_ABN, 'ResNet3D', rank=5),
+    'bninception': Layout(_BNINCEPTION, 'BNInception', bgr=True),
+    'tsn_bninception': Layout(_TSN_BNINCEPTION, 'BNInception', bgr=True),
+    'tstam': Layout(_TSTAM, 'BNInception', bgr=True),
+    'st_abn': Layout(_ST_ABN, 'ResNet3D', rank=5, bgr=True),
     'tcnn': Layout(_TCNN, 'TCNN', rank=5),
 }
 

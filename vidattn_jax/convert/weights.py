@@ -200,6 +200,31 @@ def num_classes(model: nn.Module, state_dict: dict) -> int | None:
   return None if head is None else len(head)
 
 
+# What is said of weights that `to_rgb` has turned.
+TURNED = ('The weights are for blue, green, red; their first layer was turned '
+          'to take RGB.')
+
+
+def to_rgb(model: nn.Module, variables: dict,
+           report: Report) -> tuple[dict, bool]:
+  """Turns weights that were published for blue, green, red to take RGB.
+
+  Args:
+    model: the network.
+    variables: what `load_into` returned, which takes what the file's does.
+    report: the same.
+
+  Returns:
+    (the variables, whether they were turned.)
+  """
+  description = _describe(model, model.image_shape)
+  first = description.first
+  turned = (bool(report.layout) and layouts.LAYOUTS[report.layout].bgr
+            and first not in report.fresh
+            and description.shapes[first].shape[-2] == 3)
+  return swap_colours(model, variables) if turned else variables, turned
+
+
 def swap_colours(model: nn.Module, variables: dict) -> dict:
   """Turns weights for blue, green, red into weights for RGB, and back.
 
@@ -210,11 +235,8 @@ def swap_colours(model: nn.Module, variables: dict) -> dict:
   Returns:
     The variables, with the input channels of the first convolution reversed.
   """
-  order = _describe(model, model.image_shape).order
+  first = _describe(model, model.image_shape).first
   leaves = _flatten(variables)
-  first = min((path for path, leaf in leaves.items()
-               if path.endswith('/kernel') and leaf.ndim >= 4),
-              key=lambda path: order[_module(_below(path))])
   leaves[first] = _contiguous(leaves[first][..., ::-1, :])
   return _unflatten(leaves)
 
@@ -274,6 +296,13 @@ class _Description:
   order: dict[str, int]
   shifted: frozenset[str]
   backbone: str
+
+  @property
+  def first(self):
+    """The path of the first convolution's kernel."""
+    return min((path for path, leaf in self.shapes.items()
+                if path.endswith('/kernel') and len(leaf.shape) >= 4),
+               key=lambda path: self.order[_module(_below(path))])
 
   def place(self, path):
     """Returns the key that sorts leaves as published files do."""

@@ -25,7 +25,6 @@ class Pixels:
       crop size.
     mean: of the channels R, G, B on [0, 255].
     std: the same.
-    bgr: the weights take blue, green, red.
     consecutive: a clip is of frames in a row, not spread over the video.
     average: what is averaged over the clips of a video.
     flow_mean: of flow in 8 bits.
@@ -33,7 +32,6 @@ class Pixels:
   resize: int | tuple[int, int] | None = 256
   mean: tuple[float, ...] = (123.675, 116.28, 103.53)
   std: tuple[float, ...] = (58.395, 57.12, 57.375)
-  bgr: bool = False
   consecutive: bool = False
   average: str = 'logits'
   flow_mean: float = 128.0
@@ -42,9 +40,9 @@ class Pixels:
 _IMAGENET = Pixels()
 _KINETICS = Pixels(None, (114.7748, 107.7354, 99.475), (1.0,) * 3,
                    consecutive=True, average='probabilities')
-_SPORTS = Pixels((128, 171), (102.0, 98.0, 90.0), (1.0,) * 3, bgr=True,
+_SPORTS = Pixels((128, 171), (102.0, 98.0, 90.0), (1.0,) * 3,
                  consecutive=True)
-_CAFFE = Pixels(256, (128.0, 117.0, 104.0), (1.0,) * 3, bgr=True)
+_CAFFE = Pixels(256, (128.0, 117.0, 104.0), (1.0,) * 3)
 _SLOW = Pixels(256, (114.75,) * 3, (57.375,) * 3, consecutive=True)
 # By layout; as the codes that the weights come from prepare their clips.
 PIXELS = {
@@ -55,7 +53,7 @@ PIXELS = {
     'c3d_sports1m': _SPORTS,
     'p3d': dataclasses.replace(_IMAGENET, resize=182, consecutive=True),
     'bninception': _CAFFE, 'tsn_bninception': _CAFFE, 'tstam': _CAFFE,
-    'st_abn': dataclasses.replace(_IMAGENET, bgr=True),
+    'st_abn': _IMAGENET,
 }
 
 
@@ -164,17 +162,14 @@ def to_checkpoint(path, arguments: dict, out, pixel_recipe, *,
     differences = check_conversion.check(arguments, model, variables, weights)
     report(check_conversion.table(differences))
     check_conversion.confirm(differences)
-  pixels = PIXELS[found.layout]
-  if pixels.bgr and model.modality == 'rgb':
-    variables = convert.swap_colours(model, variables)
-    report('The weights are for blue, green, red; their first layer was turned '
-           'to take RGB.')
-  config = settings(arguments, pixels)
+  variables, turned = convert.to_rgb(model, variables, found)
+  if turned:
+    report(convert.TURNED)
+  config = settings(arguments, PIXELS[found.layout])
   _write(out, variables, {
       'format': 1, 'step': 0, 'model': arguments, 'classes': classes,
       'pixels': pixel_recipe(config), 'config': config.to_dict(),
-      'data': {'source': os.path.basename(str(path)), 'layout': found.layout,
-               'bgr': pixels.bgr},
+      'data': {'source': os.path.basename(str(path)), 'layout': found.layout},
       'version': vidattn_jax.__version__})
   return model, variables
 
@@ -199,7 +194,8 @@ def to_file(path, out, layout: str | None = None, which='best', report=print):
     path: a workdir or a checkpoint's folder.
     out: ends in `.safetensors`, or in `.pth` or `.pt`, which take torch.
     layout: one of `convert.LAYOUTS`; that from which the checkpoint came
-      unless given.
+      unless given. The first layer takes blue, green, red where the layout's
+      does.
     which: 'best', 'latest' or a step.
     report: function that takes a sentence.
 
@@ -209,13 +205,14 @@ def to_file(path, out, layout: str | None = None, which='best', report=print):
   """
   variables, description, step = checkpoint.load(path, which, report)
   model = state_lib.build_model(description['model'])
-  source = description['data']
-  layout = layout or source.get('layout')
+  layout = layout or description['data'].get('layout')
   if layout is None:
     fitting = convert.layouts_of(model)
     raise ValueError(f'Say in which layout with --layout: '
                      f'{" or ".join(fitting)}.')
-  if source.get('bgr') and model.modality == 'rgb':
+  # `to_torch` refuses layouts that there are not.
+  known = convert.LAYOUTS.get(layout)
+  if known and known.bgr and model.modality == 'rgb':
     variables = convert.swap_colours(model, variables)
   weights = convert.to_torch(model, variables, layout)
   convert.save_file(out, weights)

@@ -45,9 +45,13 @@ def load_weights(source: str, model, rng):
     merged, report = _in_parts(merge, model, parts, fresh)
   else:
     with remote.local_file(source) as file:
-      merged, report = _in_parts(
-          lambda *args: convert.load_into(*args, file), model, _parts(model),
-          fresh)
+      def load(part, fresh):
+        variables, report = convert.load_into(part, fresh, file)
+        # The pipeline's clips are in RGB.
+        variables, turned = convert.to_rgb(part, variables, report)
+        return variables, f'{report} {convert.TURNED}' if turned else report
+
+      merged, report = _in_parts(load, model, _parts(model), fresh)
   # As plain arrays, so that every process can place them.
   merged = jax.tree.map(np.asarray, merged)
   return merged, f'Weights from {source}: {report}'
