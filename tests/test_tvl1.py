@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 
 from vidattn_jax.ops import tvl1
+from vidattn_jax.tools import flow as methods
 
 
 @functools.cache
@@ -42,6 +43,35 @@ def test_equals_opencv(published, flow):
   assert ours < theirs + 0.03
   stored = np.asarray(tvl1.quantize(flow), int)
   assert np.abs(stored - published['flow_u8']).mean() < 0.2
+
+
+def test_both_methods_stand_behind_one_function(published, flow):
+  pair = published['image0'], published['image1']
+  np.testing.assert_array_equal(methods.tvl1(*pair), flow)
+  with pytest.raises(ValueError, match="no method of flow 'tv1'"):
+    methods.tvl1(*pair, method='tv1')
+  _contrib()
+  theirs = methods.tvl1(*(x[None, None] for x in pair), method='opencv')
+  assert theirs.shape == (1, 1, *flow.shape) and theirs.dtype == np.float32
+  differences = _endpoint_difference(flow, theirs[0, 0])
+  assert differences.mean() < 0.03
+  assert (differences < 0.5).mean() > 0.995
+  # The same numbers of another type.
+  np.testing.assert_allclose(
+      methods.tvl1(*(x.astype(np.float64) for x in pair), method='opencv'),
+      theirs[0, 0], atol=1e-2)
+  with pytest.raises(ValueError, match='takes two of the same shape'):
+    methods.tvl1(pair[0], pair[1][1:], method='opencv')
+
+
+def _contrib():
+  cv2 = pytest.importorskip(
+      'cv2', reason='OpenCV is not installed (the extra `flow`): nothing was '
+      'compared with it')
+  if not hasattr(cv2, 'optflow'):
+    pytest.skip('OpenCV has no contrib (the extra `flow`): nothing was '
+                'compared with it')
+  return cv2
 
 
 @pytest.mark.parametrize('name, value', [
@@ -129,9 +159,7 @@ def _of_middlebury(folder, name):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['rubberwhale', 'venus'])
 def test_middlebury_is_near_to_opencv(shared, name):
-  cv2 = pytest.importorskip('cv2')
-  if not hasattr(cv2, 'optflow'):
-    pytest.skip('OpenCV without contrib')
+  cv2 = _contrib()
   folder = shared / 'data' / 'flow'
   theirs = cv2.optflow.DualTVL1OpticalFlow_create().calc(
       *_grey_pair(folder, name), None)

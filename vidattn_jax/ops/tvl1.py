@@ -49,10 +49,7 @@ def tvl1(prev: jax.Array, next: jax.Array) -> jax.Array:  # pylint: disable=rede
   Raises:
     ValueError: the shapes differ or are none of frames.
   """
-  if prev.shape != next.shape or len(prev.shape) < 2 or 0 in prev.shape:
-    raise ValueError(
-        f'The frames have the shapes {prev.shape} and {next.shape}; TV-L1 '
-        'takes two of the same shape [..., H, W], in grey.')
+  check_shapes(prev, next)
   pairs = [x.reshape(-1, *prev.shape[-2:]).astype(jnp.float32)
            for x in (prev, next)]
   # One after the other stays in a CPU's cache; together they fill a GPU.
@@ -60,6 +57,22 @@ def tvl1(prev: jax.Array, next: jax.Array) -> jax.Array:  # pylint: disable=rede
       lambda a, b: lax.map(lambda pair: _tvl1(*pair), (a, b)),
       jax.vmap(_tvl1), *pairs)
   return flow.reshape(*prev.shape, 2)
+
+
+def check_shapes(prev, next):  # pylint: disable=redefined-builtin
+  """Checks that there are two grey frames, or two stacks of them.
+
+  Args:
+    prev: see `tvl1`.
+    next: see there.
+
+  Raises:
+    ValueError: the shapes differ or are none of frames.
+  """
+  if prev.shape != next.shape or len(prev.shape) < 2 or 0 in prev.shape:
+    raise ValueError(
+        f'The frames have the shapes {prev.shape} and {next.shape}; TV-L1 '
+        'takes two of the same shape [..., H, W], in grey.')
 
 
 def grayscale(frames: jax.Array) -> jax.Array:

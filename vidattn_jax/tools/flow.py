@@ -1,5 +1,6 @@
 """The ways to compute optical flow of a data set."""
 
+import functools
 import itertools
 import threading
 
@@ -27,6 +28,45 @@ def get_method(name: str) -> dict:
   """
   names.check_name('method of flow', name, METHODS)
   return {'name': name, **(_tvl1() if name == 'tvl1' else _opencv())}
+
+
+def tvl1(prev, next, method: str = 'tvl1') -> np.ndarray:  # pylint: disable=redefined-builtin
+  """Estimates where each pixel goes, here or by OpenCV.
+
+  Args:
+    prev: grey frames [..., H, W], 0 to 255, of any type.
+    next: the frames after them, of the same shape.
+    method: 'tvl1' (here, on the accelerator if there is one; compiled once for
+      each shape) or 'opencv' (pair by pair, on the CPU).
+
+  Returns:
+    float32 [..., H, W, 2]: pixels to the right and downwards from `prev` to
+    `next`, not quantised.
+
+  Raises:
+    ValueError: the method is unknown, OpenCV is not installed, or the shapes
+      differ or are none of frames.
+  """
+  from vidattn_jax.ops import tvl1 as ours
+  names.check_name('method of flow', method, METHODS)
+  prev, next = np.asarray(prev), np.asarray(next)
+  ours.check_shapes(prev, next)
+  if method == 'tvl1':
+    return np.asarray(_compiled()(prev, next))
+  dual = _dual_tvl1()
+  # OpenCV takes 8 bits, or 0 to 1.
+  pairs = [(x if x.dtype == np.uint8 else x.astype(np.float32) / 255).reshape(
+      -1, *x.shape[-2:]) for x in (prev, next)]
+  flow = [dual.calc(a, b, None) for a, b in zip(*pairs, strict=True)]
+  return np.stack(flow).reshape(*prev.shape, 2)
+
+
+@functools.cache
+def _compiled():
+  import jax
+
+  from vidattn_jax.ops import tvl1 as ours
+  return jax.jit(ours.tvl1)
 
 
 def _tvl1():
