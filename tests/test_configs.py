@@ -1,6 +1,7 @@
 """Every shipped configuration trains one step when it is shrunk."""
 
 import ast
+import functools
 import importlib
 import itertools
 import math
@@ -8,6 +9,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import small
 
@@ -98,6 +100,89 @@ def test_whole_network_can_be_built(name, argument):
   has_unit = any("'attention'" in jax.tree_util.keystr(path) for path, _ in
                  jax.tree_util.tree_leaves_with_path(shapes['params']))
   assert has_unit == bool(c.model.attention)
+
+
+# What the papers, and the codes that they build on, train and test with.
+_CLASSES = {'ucf101': 101, 'hmdb51': 51, 'kinetics400': 400}
+_TWO_STREAM = {
+    'batch_size': 32, 'partial_bn': True, 'optimizer.momentum': 0.9,
+    'optimizer.nesterov': False, 'optimizer.weight_decay': 5e-4,
+    'optimizer.bias_lr': 2.0, 'optimizer.clip_norm': 20.0,
+    'model.num_frames': 6, 'model.crop_size': (224, 224),
+    'data.sampling': 'segment', 'data.resize': (240, 320),
+    'data.crop': 'multiscale', 'data.flip': 0.5, 'eval.sampling': 'segment',
+    'eval.num_frames': 25, 'eval.clips': 1, 'eval.crops': 10}
+_RGB = {
+    'num_epochs': 80.0, 'schedule.milestones': (30.0, 60.0),
+    'model.dropout': 0.8, 'data.modality': 'rgb',
+    'data.crop_scales': (1.0, 0.875, 0.75, 0.66),
+    'data.mean': (128 / 255, 117 / 255, 104 / 255), 'data.std': (1 / 255,),
+    'optimizer.lr_multipliers': ()}
+_FLOW = {
+    'num_epochs': 340.0, 'schedule.milestones': (190.0, 300.0),
+    'model.dropout': 0.7, 'data.modality': 'flow',
+    'data.crop_scales': (1.0, 0.875, 0.75), 'data.mean': (128 / 255,),
+    'data.std': (1 / 255,), 'data.flow_stack': 5, 'data.flow_bound': 20.0}
+_TCNN = {
+    'num_epochs': 150.0, 'batch_size': 16, 'optimizer.momentum': 0.9,
+    'optimizer.nesterov': False, 'optimizer.weight_decay': 4e-5,
+    'schedule.name': 'cosine', 'schedule.warmup_epochs': 0.0,
+    'model.dropout': 0.5, 'model.num_frames': 16,
+    'model.crop_size': (224, 224), 'data.sampling': 'dense',
+    'data.dense_span': 16, 'data.resize': (256, 342), 'data.crop': 'random',
+    'label_smoothing': 0.0, 'eval.sampling': 'dense', 'eval.clips': 10,
+    'eval.crops': 3, 'eval.average': 'probabilities'}
+_WIDTHS = {'optimizer.width_lr': 1e-3, 'model.options.delta': 0.2,
+           'model.options.branches': 'O+C+D',
+           'model.options.training_phi': 'random'}
+_STEPPED = {0: 1e-3, 29: 1e-3, 30: 1e-4, 59: 1e-4, 60: 1e-5, 79: 1e-5}
+_STEPPED_FLOW = {0: 1e-3, 189: 1e-3, 190: 1e-4, 299: 1e-4, 300: 1e-5,
+                 339: 1e-5}
+_COSINE = {0: 0.1, 75: (0.1 + 1e-4) / 2, 149.9: 1e-4}
+
+
+@pytest.mark.parametrize('name, argument, values, rates', [
+    ('two_stream', 'tstam,hmdb51,rgb,1', {
+        **_TWO_STREAM, **_RGB, 'eval.average': 'probabilities'}, _STEPPED),
+    ('two_stream', 'tstam,ucf101,flow,3', {
+        **_TWO_STREAM, **_FLOW, 'eval.average': 'probabilities'},
+     _STEPPED_FLOW),
+    ('two_stream', 'tsn,ucf101,rgb,2', {**_TWO_STREAM, **_RGB}, _STEPPED),
+    ('two_stream', 'tsn_se,hmdb51,flow,2', {**_TWO_STREAM, **_FLOW},
+     _STEPPED_FLOW),
+    ('tcnn_kinetics', None, _TCNN, _COSINE),
+    ('three_branch_ucf_hmdb', 'ucf101,1', {**_TCNN, **_WIDTHS}, _COSINE),
+    ('three_branch_ucf_hmdb', 'hmdb51,3', {**_TCNN, **_WIDTHS}, _COSINE)])
+def test_recipe_is_that_of_the_paper(name, argument, values, rates):
+  c = _load(name, argument)
+  assert {key: functools.reduce(getattr, key.split('.'), c)
+          for key in values} == values
+  data = next(d for d in _CLASSES if d in (argument or 'kinetics400'))
+  assert c.model.num_classes == _CLASSES[data]
+  found = optim.learning_rates(c, steps_per_epoch=10)
+  assert len(found) == 10 * c.num_epochs
+  # The last step of a cosine is just before its end.
+  np.testing.assert_allclose([found[round(10 * epoch)] for epoch in rates],
+                             list(rates.values()), 2e-3)
+
+
+@pytest.mark.parametrize('stream, factor', [('rgb', 1.0), ('flow', 5.0)])
+def test_first_convolution_of_flow_learns_faster(stream, factor):
+  c = small.shrink(_load('two_stream', f'tstam,hmdb51,{stream},1'))
+  model = state_lib.build_model(state_lib.model_arguments(c, 51))
+  params = jax.eval_shape(
+      lambda: state_lib.init_variables(model, jax.random.key(0)))['params']
+  found = {optim.path_name(path): value
+           for path, value in jax.tree_util.tree_leaves_with_path(
+               optim.learning_rate_multipliers(params, c))}
+  first = 'backbone/conv1_7x7_s2/conv/'
+  assert found.pop(first + 'kernel') == factor
+  assert found.pop(first + 'bias') == 2 * factor
+  groups = {optim.path_name(path): group
+            for path, group in jax.tree_util.tree_leaves_with_path(
+                optim.parameter_groups(params))}
+  assert found == {path: 2.0 if groups[path] == 'bias' else 1.0
+                   for path in found}
 
 
 # The ablations of T-STAM, each by one key: frames, maps, channel attention.
