@@ -6,7 +6,9 @@ import json
 import os
 import types
 
+from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,7 +23,10 @@ from input_pipeline import stacks
 from input_pipeline import stored_flow
 from input_pipeline import synthetic
 from input_pipeline import transforms
+from tests import seeded
 from tests import small
+from vidattn_jax.models import recognizer
+from vidattn_jax.ops import flow as flow_ops
 from vidattn_jax.tools import flow as methods
 from vidattn_jax.training import state
 
@@ -272,6 +277,50 @@ def test_a_training_step_takes_both(root, name, stack):
   with pytest.raises(ValueError,
                      match=rf'takes \(clips.*, {2 * stack}\) for flow'):
     jax.eval_shape(step, start, batch)
+
+
+class _Convolution(nn.Module):
+  """The smallest backbone."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    del train
+    return [nn.Conv(3, (1, 3, 3), name='conv1')(x)]
+
+
+@pytest.mark.parametrize('method', [
+    'difference', pytest.param('tvl1', marks=pytest.mark.slow)])
+def test_steps_take_the_bound_of_the_configuration(root, monkeypatch, method):
+  if method == 'difference':
+    # As large as flow, and quicker to compile.
+    monkeypatch.setattr(flow_ops.tvl1, 'tvl1', lambda a, b: jnp.stack(
+        [(a - b) / 40, (b - a) / 80], -1))
+  config = _config(root, data__flow_bound=5.0)
+  [batch] = _train(config, 1)
+  evaluate = state.make_eval_step(_network(2), _MEAN, _STD, 'float32', 5.0)
+
+  @jax.jit
+  def both(video):
+    return flow_ops.of_clips(video, 5, 5.0), evaluate({}, video[:, None])
+
+  stacks, seen = map(np.asarray, both(batch['video']))
+  # A pixel a frame is 26 levels from the middle; twenty would leave it at 6.
+  assert np.abs(stacks.astype(int) - 128).max() > 20
+  np.testing.assert_allclose(seen.reshape(stacks.shape) + 128, stacks,
+                             atol=1e-3)
+
+  model = recognizer.Recognizer(_Convolution, 2, 2, SIZE, 'flow')
+  start = state.create_state(
+      {'batch_stats': {}, **seeded.variables(
+          model, (1, *model.image_shape))}, config)
+  step = jax.jit(state.make_train_step(model, config, 2))
+  ours, theirs = (
+      step(start, {**batch, 'video': video}, state.key_data(0), 1.0)[0].params
+      for video in (batch['video'], stacks))
+  assert jax.tree.all(jax.tree.map(
+      lambda old, new: np.abs(old - new).max() > 1e-4, start.params, ours))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5),
+               ours, theirs)
 
 
 def _copy(stored, tmp_path):
