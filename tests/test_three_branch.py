@@ -219,6 +219,21 @@ def test_one_pass_of_both_clips_is_a_pass_of_each():
                 - branches['complementary']).max() > 0.01
 
 
+def test_scores_of_frames_have_the_mean_of_the_clip():
+  model, variables, video = _built()
+
+  @jax.jit
+  def run(variables, video):
+    # What else the network computes is left out when this is compiled.
+    outputs = model.apply(variables, video)
+    return outputs['frame_logits'], outputs['branch_logits']['original']
+
+  frames, clip = run(variables, video)
+  assert frames.shape == (2, 2, 6) and np.abs(frames[:, 0] - frames[:, 1]).max(
+      ) > 0.01
+  np.testing.assert_allclose(frames.mean(1), clip, 1e-4, 1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('branches', ['O', 'O+D', 'O+C', 'C+D'])
 def test_ablations(branches):
@@ -358,6 +373,44 @@ def test_bfloat16_network_finds_the_same_peaks(data_dir):
              for types, precision in seen), seen
 
 
+def test_bfloat16_network_keeps_what_float32_features_say(data_dir):
+  """The whole network, whose backbone gives the reference's features."""
+  inputs, golden = _attention(data_dir)
+  features, kernel = inputs['features'], inputs['kernel']
+  width, classes = kernel.shape
+  model = models.get_model(
+      'three_branch', backbone='tsn_r18', dtype='bfloat16',
+      num_classes=classes, num_frames=features.shape[1],
+      crop_size=inputs['video'].shape[2:4])
+
+  def replace(call, args, kwargs, context):
+    if context.module.path != ('backbone',):
+      return call(*args, **kwargs)
+    return [jnp.broadcast_to(features, (len(args[0]), *features.shape[1:]))]
+
+  variables = {'params': {
+      'head': {'kernel': kernel, 'bias': inputs['bias']},
+      'head_total': {'kernel': np.zeros((3 * width, classes), np.float32),
+                     'bias': np.zeros(classes, np.float32)},
+      'sparse': {'beta_discriminative': np.float32(3.9),
+                 'beta_complementary': np.float32(13.2)}}}
+
+  @jax.jit
+  def run(video):
+    with nn.intercept_methods(replace):
+      return model.apply(variables, video, capture=True,
+                         phi=golden['phi'][None])
+
+  outputs = run(jnp.asarray(inputs['video'], jnp.bfloat16))
+  for kind, key in zip(sparse.KINDS, ('dis_mask', 'com_mask')):
+    np.testing.assert_array_equal(outputs[f'{kind}_peaks'][0], golden[key])
+    assert outputs[f'{kind}_video'].dtype == jnp.bfloat16
+  np.testing.assert_allclose(outputs['response_attention'][0],
+                             golden['response'], 0, 1e-5)
+  np.testing.assert_allclose(outputs['frame_logits'][0], golden['logits'], 0,
+                             1e-5)
+
+
 @pytest.mark.parametrize('kind', ['flat', 'one class', 'three classes',
                                   'one pixel'])
 def test_poor_input_has_results_and_gradients(data_dir, kind):
@@ -429,6 +482,33 @@ def test_any_backbone_takes_the_place(host, frames, per_map):
   assert (groups == groups[:, :1]).all()
   assert not (groups == groups[:1]).all()
   assert np.isfinite(outputs['logits']).all()
+
+
+# Those whose classifier sees no mean of features, and whole networks.
+_REFUSED = ('c3d', 'tstam', 'st_abn', 'st_abn_r50', 'st_abn_r101',
+            'three_branch', 'scnn', 'rc3d')
+
+
+@pytest.mark.parametrize('host', _REFUSED)
+def test_other_networks_take_no_place(host):
+  with pytest.raises(ValueError, match='There is no backbone of three_branch '
+                     f"'{host}'; (did you mean|there are) ") as caught:
+    models.get_model('three_branch', backbone=host)
+  assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'host', [name for name in models.MODELS if name not in _REFUSED])
+def test_every_other_backbone_takes_the_place(host):
+  model = models.get_model('three_branch', backbone=host, width=1 / 16,
+                           num_classes=6)
+  video = jnp.zeros((1, *model.image_shape))
+  params = jax.eval_shape(model.init, jax.random.key(0), video)['params']
+  assert set(params) == {'backbone', 'head', 'head_total', 'sparse'}
+  width, classes = params['head']['kernel'].shape
+  assert classes == 6
+  assert params['head_total']['kernel'].shape == (3 * width, 6)
 
 
 def test_branches_are_scored_alone():
