@@ -511,6 +511,40 @@ def test_every_other_backbone_takes_the_place(host):
   assert params['head_total']['kernel'].shape == (3 * width, 6)
 
 
+class _Shallow(nn.Module):
+  """A backbone of one convolution."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = nn.Conv(4, (1, 3, 3), name='conv1')(x)
+    return [nn.relu(nn.BatchNorm(not train, name='bn1')(x))]
+
+
+@pytest.mark.parametrize('classes, size', [(1, 12), (1, 1), (4, 1)])
+def test_one_class_and_one_pixel_make_no_nan(classes, size):
+  model = three_branch.ThreeBranch(_Shallow, classes, 2, (size, size))
+  video = seeded.clip((2, *model.image_shape))
+  variables = seeded.variables(model, video.shape)
+  targets = losses.one_hot_targets(np.asarray([0, classes - 1]), classes)
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def step(params):
+    outputs, updated = model.apply(
+        {**variables, 'params': params}, video, train=True,
+        mutable=['batch_stats'], rngs={'dropout': jax.random.key(0)})
+    return losses.cross_entropy(outputs, {'targets': targets}).sum(), (
+        outputs, updated)
+
+  with jax.debug_nans(True):
+    (loss, rest), grads = step(variables['params'])
+  for path, x in jax.tree_util.tree_leaves_with_path((loss, rest, grads)):
+    assert np.isfinite(x).all(), path
+  # Of one class nothing can be learned.
+  assert (loss == 0) == (classes == 1)
+  assert np.any(grads['head_total']['bias']) == (classes > 1)
+
+
 def test_branches_are_scored_alone():
   names = ('original', 'discriminative')
 
