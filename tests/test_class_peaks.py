@@ -350,7 +350,15 @@ def test_wrong_shapes_are_told(images, q):
     resample.resample(jnp.zeros(images), jnp.zeros(q))
 
 
-def test_direct_convolution_stands_nowhere():
-  program = str(jax.make_jaxpr(resample.resample)(
+@pytest.mark.parametrize('function', [
+    lambda images, q: resample.resample(images, q),
+    lambda images, q: jax.grad(
+        lambda q: resample.resample(images, q).sum())(q),
+    lambda images, q: jax.grad(lambda beta: sum(
+        sparse.zoom(images, q, q > 0, beta, 0.1, inverse).sum()
+        for inverse in (False, True)))(jnp.float32(2))],
+                         ids=['forward', 'of saliency', 'of widths'])
+def test_direct_convolution_stands_nowhere(function):
+  program = str(jax.make_jaxpr(function)(
       jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 31, 31))))
-  assert 'conv_general_dilated' not in program
+  assert 'dot_general' in program and 'conv_general_dilated' not in program
