@@ -13,6 +13,7 @@ from flax import linen as nn
 import jax
 import matplotlib
 import numpy as np
+import pictured
 from PIL import Image
 import pytest
 import seeded
@@ -374,13 +375,6 @@ def test_channels_are_folded_to_the_width():
   np.testing.assert_allclose(line(16), np.repeat(np.arange(8), 2), atol=0.02)
 
 
-def _lines(picture, part, x):
-  """Returns the lines y of a picture at which (y, x) holds a part exactly."""
-  height, width, _ = part.shape
-  return [y for y in range(picture.shape[0] - height + 1) if np.array_equal(
-      picture[y:y + height, x:x + width], part)]
-
-
 def test_strip_holds_every_cell_in_order(clip, row):
   picture = np.asarray(pictures.strip(clip, [row, row], 'viridis'))
   frames = pictures.resize(clip.frames, 112)
@@ -389,7 +383,7 @@ def test_strip_holds_every_cell_in_order(clip, row):
   above = [-1, -1]
   for drawn in (frames, *(pictures.cells(panel, frames, 'viridis')
                           for panel in row.panels)):
-    found = [_lines(picture, cell, x)
+    found = [pictured.lines(picture, cell, x)
              for cell, x in zip(drawn, columns, strict=True)]
     # Frames stand once, each panel in both rows; cells side by side.
     assert len(found[0]) == (1 if drawn is frames else 2)

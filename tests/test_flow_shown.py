@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pictured
 from PIL import Image
 import pytest
 import seeded
@@ -192,10 +193,21 @@ def test_explanation_shows_flow_attention_and_frames(video, stored, tmp_path,
   assert 'pixels a frame; field 3 of 5 of each stack' in text
   page = (tmp_path / 'index.html').read_text()
   assert 'optical flow' in page
-  strip = np.asarray(Image.open(tmp_path / 'strip.png')).astype(int)
-  # Flow is drawn: colours that neither frames nor the map of viridis have.
-  red = (strip[..., 0] > 200) & (strip[..., 1] < 120) & (strip[..., 2] < 120)
-  assert red.sum() > 50
+  # Flow is drawn: the cells of its middle field, and the wheel beside them.
+  root, _, _, recipe = stored
+  path = stored_flow.locate(str(root), video.name)
+  [view] = transforms.views_from_recipe(
+      {**recipe, 'crops': 1}, 14, lambda i: stored_flow.read(path, i))
+  panel = panels.flow_panel(view, recipe['flow']['bound'])
+  frames = pictures.resize(np.zeros((2, 48, 56, 3), np.uint8), 112)
+  cells = pictures.cells(panel, frames, 'viridis')
+  strip = np.asarray(Image.open(tmp_path / 'strip.png'))
+  step = frames.shape[2] + 6
+  found = [pictured.lines(strip, np.asarray(part), 250 + i * step)
+           for i, part in enumerate([*cells, flow_colors.legend(
+               82, panel.high)])]
+  assert len(found[0]) == 1 and found == [found[0]] * 3
+  assert np.ptp(cells[0].astype(int), (0, 1)).max() > 50
 
 
 def _best(text):
