@@ -70,24 +70,31 @@ def _by_vmap(*args):
       x[:, None] if axis == 0 else x for x, axis in zip(args, _AXES)]))
 
 
+def _devices():
+  """Returns how eight devices have a part of an array each, or all of it."""
+  mesh = jax.make_mesh((8,), ('data',), (jax.sharding.AxisType.Auto,))
+  return [jax.NamedSharding(mesh, jax.P(*names)) for names in (('data',), ())]
+
+
 def _on_eight_devices(*args):
   """Runs eight frames on eight devices; those behind the last come again."""
-  mesh = jax.make_mesh((8,), ('data',), (jax.sharding.AxisType.Auto,))
-  over, whole = (jax.NamedSharding(mesh, jax.P(*names))
-                 for names in (('data',), ()))
+  over, whole = _devices()
   count = len(args[0])
   outputs = jax.jit(_chain)(*[
       jax.device_put(x[np.arange(8) % count], over) if axis == 0
       else jax.device_put(x, whole) for x, axis in zip(args, _AXES)])
-  assert len(outputs['v_dis'].sharding.device_set) == 8
+  for key, x in outputs.items():
+    # The CPU's loop over images takes them from all devices.
+    split = not key.startswith('v_')
+    assert x.sharding.is_equivalent_to(over if split else whole, x.ndim), key
   return jax.tree.map(lambda x: x[:count], outputs)
 
 
-@pytest.mark.parametrize('name, run', [
-    ('64x80', jax.jit(_chain)), ('112x112', jax.jit(_chain)),
-    ('64x80', jax.jit(_by_vmap)), ('64x80', _on_eight_devices)],
-                         ids=['jit', 'jit_112', 'vmap', 'sharded'])
-def test_every_step_equals_the_reference(data_dir, name, run):
+_RUNS = {'jit': jax.jit(_chain), 'vmap': jax.jit(_by_vmap),
+         'sharded': _on_eight_devices}
+
+
+def _check_every_step(data_dir, name, run):
   reference = _reference(data_dir, name)
   for key, ours in run(*_arguments(reference)).items():
     if ours.dtype == bool:
@@ -99,6 +106,39 @@ def test_every_step_equals_the_reference(data_dir, name, run):
   entropy = peaks.chosen_map(*_arguments(reference)[:3])[2]
   np.testing.assert_array_equal(np.asarray(entropy) < 0.2,
                                 reference['use_top1'])
+
+
+@pytest.mark.parametrize('name, run', [
+    ('64x80', 'jit'), ('112x112', 'jit'), ('64x80', 'vmap'),
+    ('64x80', 'sharded'),
+    pytest.param('112x112', 'vmap', marks=pytest.mark.slow),
+    pytest.param('112x112', 'sharded', marks=pytest.mark.slow)])
+def test_every_step_equals_the_reference(data_dir, name, run):
+  _check_every_step(data_dir, name, _RUNS[run])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('run', list(_RUNS))
+def test_every_step_equals_the_reference_when_optimized(data_dir, run):
+  """As XLA compiles outside of tests."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  jax.clear_caches()
+  try:
+    _check_every_step(data_dir, '64x80', _RUNS[run])
+  finally:
+    jax.config.update('jax_disable_most_optimizations', True)
+    jax.clear_caches()
+
+
+def test_resampled_images_stay_on_their_devices(monkeypatch):
+  """In the form for accelerators."""
+  monkeypatch.setattr(platform, 'by_platform',
+                      lambda on_cpu, plain, *args: plain(*args))
+  over, _ = _devices()
+  images, q = _smooth((8, 6, 7, 2), np.float32), 0.1 + np.eye(5)[None]
+  zoomed = jax.jit(lambda *args: resample.resample(*args))(*[
+      jax.device_put(x, over) for x in (images, np.tile(q, (8, 1, 1)))])
+  assert zoomed.sharding.is_equivalent_to(over, 4)
 
 
 @pytest.mark.parametrize('key, options', [
