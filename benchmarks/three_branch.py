@@ -50,7 +50,7 @@ def main(argv=None):
   more = []
   if arguments.epochs:
     more = [f'--config.num_epochs={arguments.epochs}',
-            f'--config.eval.every_epochs={arguments.epochs / 10}']
+            f'--config.eval.every_epochs={arguments.epochs / 6}']
 
   def run(branches, seed, workdir, core, *flags):
     commands.run('main.py', '--config=configs/three_branch_small.py:'
