@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import threading
 import time
 
 import jax
 import pytest
 
+from vidattn_jax.training import ahead
 from vidattn_jax.training import hosts
 from vidattn_jax.training import profiling
 from vidattn_jax.training import startup
@@ -20,6 +22,49 @@ def test_parts_of_a_start_add_up(monkeypatch):
     clock.mark(part)
   assert clock.parts == {'imports': 6.0, 'data': 0.5}
   assert clock.sentence() == 'First step after 6.5 s: imports 6.0, data 0.5.'
+
+
+@pytest.mark.parametrize('begin, begun', [(4, [4]), (2, [4, 2])])
+def test_the_first_batch_is_made_before_it_is_asked_for(begin, begun):
+  made, ended, first = [], [], threading.Event()
+
+  def train_batches(step, num_steps):
+    made.append(step)
+    try:
+      for i in range(step, step + num_steps):
+        first.set()
+        yield i
+    finally:
+      ended.append(step)
+
+  batches = ahead.Ahead(train_batches, 6, 4)
+  assert first.wait(10)
+  batches.begin(begin)
+  assert [next(batches) for _ in range(begin, 6)] == list(range(begin, 6))
+  assert made == begun
+  with pytest.raises(StopIteration):
+    next(batches)
+  batches.close()
+  assert ended == begun
+
+
+def test_batches_fail_where_they_are_asked_for():
+  def train_batches(step, num_steps):
+    if step:
+      raise ValueError(f'no batch {step}')
+    yield from range(num_steps)
+
+  batches = ahead.Ahead(train_batches, 3, 2)
+  with pytest.raises(ValueError, match='no batch 2'):
+    next(batches)
+  batches.close()
+  # What fails for a step from which nothing begins is of no matter.
+  batches = ahead.Ahead(train_batches, 3, 2)
+  batches.begin(0)
+  assert list(batches) == [0, 1, 2]
+  batches.close()
+  # A finished run fetches nothing.
+  ahead.Ahead(lambda *_: 1 / 0, 3, 3).close()
 
 
 @pytest.mark.parametrize('count, end, calls', [

@@ -14,6 +14,7 @@ import vidattn_jax
 from vidattn_jax import models
 from vidattn_jax import names
 from vidattn_jax.models import st_abn
+from vidattn_jax.training import ahead
 from vidattn_jax.training import attention
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import detections
@@ -106,12 +107,15 @@ def train_and_evaluate(config, workdir, inputs: Inputs,
                                 partial_bn=config.partial_bn)
   checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep,
                                        cleanup=True)
-  state, shardings = _start(config, mesh, model, checkpoints)
-  startup.mark('weights')
   run = _Run(config, workdir, inputs, mesh, model, arguments, checkpoints)
+  batches = ahead.Ahead(inputs.train_batches, run.total_steps,
+                        max(checkpoints.steps(), default=0))
   try:
-    return run.loop(state, shardings, startup, profile_steps)
+    state, shardings = _start(config, mesh, model, checkpoints)
+    startup.mark('weights')
+    return run.loop(state, shardings, batches, startup, profile_steps)
   finally:
+    batches.close()
     checkpoints.close()
 
 
@@ -226,7 +230,7 @@ class _Run:
     self.unreadable = set()  # names that this process knows
     self.slots = self.empty = 0  # of all processes
 
-  def loop(self, state, shardings, startup, profile_steps=0):
+  def loop(self, state, shardings, batches, startup, profile_steps=0):
     """Runs the steps that are left; see `train_and_evaluate`."""
     config, inputs = self.config, self.inputs
     see, more = None, ()
@@ -254,7 +258,7 @@ class _Run:
       return result
 
     writer = writer_lib.Writer(self.workdir, step)
-    batches = iter(inputs.train_batches(step, self.total_steps - step))
+    batches.begin(step)  # a damaged checkpoint means an earlier step
     progress = writer_lib.Progress(
         'train', self.total_steps * config.batch_size,
         step * config.batch_size)
@@ -323,9 +327,6 @@ class _Run:
     finally:
       progress.close()
       writer.close()
-      close = getattr(batches, 'close', None)
-      if close:
-        close()
     self.checkpoints.wait()
     if self.unreadable:
       names = sorted(self.unreadable)
