@@ -94,3 +94,16 @@ def test_network(host):
   assert same == (host is None)
   with pytest.raises(ValueError, match='no backbone of tstam'):
     models.get_model('tstam', backbone='c3d')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('host', [
+    name for name in models.MODELS if name.startswith(('tsn', 'tsm'))])
+def test_any_2d_backbone_takes_the_place(host):
+  model = models.get_model('tstam', backbone=host, width=1 / 16, num_classes=6,
+                           embed_dim=24, num_spatial=3)
+  assert (model.num_frames, model.dropout) == (6, 0.8)
+  params = jax.eval_shape(model.init, jax.random.key(0),
+                          jnp.zeros((1, *model.image_shape)))['params']
+  assert set(params) == {'backbone', 'neck', 'head'}
+  assert params['head']['kernel'].shape == (3 * 24, 6)
