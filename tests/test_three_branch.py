@@ -4,6 +4,7 @@ import functools
 import json
 
 from flax import linen as nn
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,9 @@ from vidattn_jax import models
 from vidattn_jax.attention import sparse
 from vidattn_jax.models import three_branch
 from vidattn_jax.tools import complexity
+from vidattn_jax.training import checkpoint
 from vidattn_jax.training import evaluate
+from vidattn_jax.training import initialize
 from vidattn_jax.training import losses
 from vidattn_jax.training import optim
 from vidattn_jax.training import state
@@ -543,6 +546,41 @@ def test_one_class_and_one_pixel_make_no_nan(classes, size):
   # Of one class nothing can be learned.
   assert (loss == 0) == (classes == 1)
   assert np.any(grads['head_total']['bias']) == (classes > 1)
+
+
+@pytest.mark.slow
+def test_starts_from_a_run_of_its_backbone_with_other_classes(tmp_path):
+  build = {'width': 1 / 16, 'num_frames': 2, 'crop_size': 40}
+  alone = models.get_model('tcnn', num_classes=4, **build)
+  weights = seeded.variables(alone, (1, *alone.image_shape))
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(
+      state.TrainState(step=np.asarray(1, np.int32), opt_state={}, ema={},
+                       plateau={}, **weights),
+      {'model': {'name': 'tcnn', 'num_classes': 4, **build}}, {'top1': 0.5})
+  checkpoints.close()
+  model = models.get_model('three_branch', num_classes=6, **build)
+  found, text = initialize.load_weights(str(tmp_path), model,
+                                        jax.random.key(0))
+  started = traverse_util.flatten_dict(found, sep='/')
+  trained = traverse_util.flatten_dict(weights, sep='/')
+  fresh = traverse_util.flatten_dict(
+      state.init_variables(model, jax.random.key(0)), sep='/')
+  own = {path for path in started if '/backbone/' not in path}
+  assert own == {'params/head/kernel', 'params/head/bias',
+                 'params/head_total/kernel', 'params/head_total/bias',
+                 'params/sparse/beta_discriminative',
+                 'params/sparse/beta_complementary'}
+  for path, x in started.items():
+    np.testing.assert_array_equal(x, (fresh if path in own else trained)[path],
+                                  err_msg=path)
+  assert started['params/head/kernel'].shape == (32, 6)
+  # All that is its own is told, and the backbone is all that there was beside
+  # a classifier.
+  assert f'{len(trained) - 2} used' in text and '0 unused' in text
+  assert '6 fresh' in text
+  assert 'params/head/kernel (6 classes here, 4 there)' in text
+  assert all(path in text for path in own)
 
 
 def test_branches_are_scored_alone():
