@@ -2,14 +2,26 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pictured
+from PIL import Image
 from PIL import ImageColor
 import pytest
+import seeded
+import small
 
+from input_pipeline import resizing
+from input_pipeline import synthetic
+from input_pipeline import transforms
+from vidattn_jax import cli
 from vidattn_jax.ops import pixels
 from vidattn_jax.ops import resample
+from vidattn_jax.tools import explain
 from vidattn_jax.tools import page
 from vidattn_jax.tools import panels
 from vidattn_jax.tools import pictures
+from vidattn_jax.training import checkpoint
+from vidattn_jax.training import report
+from vidattn_jax.training import state
 
 
 @pytest.fixture(scope='module')
@@ -79,3 +91,81 @@ def test_pixels_come_back():
   mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
   again = pixels.denormalize(pixels.normalize(video, mean, std), mean, std)
   np.testing.assert_array_equal(again, video)
+
+
+# --- The command -------------------------------------------------------------
+
+
+def _save(workdir):
+  """Saves a seeded network of three branches."""
+  c = small.config(
+      model__name='three_branch', model__attention='', model__stages=(),
+      model__crop_size=(48, 56), data__resize=(50, 60))
+  with c.unlocked():
+    # One peak of each kind in every frame.
+    c.model.options.update(backbone='tsn_r18', evaluation_phi='extremes')
+  arguments = state.model_arguments(c, len(small.CLASSES))
+  model = state.build_model(arguments)
+  weights = seeded.variables(model, (1, *model.image_shape))
+  weights['params']['sparse'] = {
+      'beta_discriminative': np.asarray(3.9, np.float32),
+      'beta_complementary': np.asarray(13.2, np.float32)}
+  checkpoints = checkpoint.Checkpoints(workdir)
+  checkpoints.save(
+      state.TrainState(step=np.asarray(1, np.int32), opt_state={}, ema={},
+                       plateau={}, **weights),
+      {'model': arguments, 'classes': list(small.CLASSES),
+       'pixels': transforms.pixel_recipe(c), 'config': report.plain(c)},
+      {'top1': 0.5})
+  checkpoints.close()
+
+
+@pytest.mark.slow
+def test_command_draws_peaks_and_both_clips(tmp_path, monkeypatch, capsys):
+  _save(tmp_path / 'net')
+  video = tmp_path / 'slide_right.mp4'
+  frames = synthetic.render('slide_right', np.random.default_rng(3))
+  synthetic.encode(str(video), resizing.resize(frames[:6], (60, 80)))
+  given, write = [], explain.write
+
+  def note(out, clip, rows, colormap):
+    given.append((clip, rows))
+    return write(out, clip, rows, colormap)
+
+  monkeypatch.setattr(explain, 'write', note)
+  cli.main(['explain', str(video), f'--checkpoint={tmp_path / "net"}',
+            f'--out={tmp_path / "out"}'])
+  title, *lines, _ = capsys.readouterr().out.splitlines()
+  best = title.partition('predicts ')[2].partition(',')[0]
+  said = dict(line.strip().split(': ', 1) for line in lines)
+  assert list(said) == [
+      f'Grad-CAM of {best}, last stage', f'score of {best} by frame',
+      'response attention', 'discriminative attention',
+      'complementary attention', 'discriminative clip, resampled',
+      'complementary clip, resampled', f'class map of {best}']
+  assert said['response attention'] == (
+      '0 to 1; orange: 2 discriminative peaks; blue: 2 complementary peaks')
+  assert said['complementary clip, resampled'] == '48 x 56 pixels'
+
+  [(clip, [row])] = given
+  drawn = {panel.name: panel for panel in row.panels}
+  page_text = (tmp_path / 'out' / 'index.html').read_text()
+  strip = np.asarray(Image.open(tmp_path / 'out' / 'strip.png'))
+  resized = pictures.resize(clip.frames, 112)
+  above = 0
+  for name in list(said)[2:7]:
+    assert name in page_text
+    cells = pictures.cells(drawn[name], resized, 'viridis')
+    found = [pictured.lines(strip, cell, 250 + i * (cells.shape[2] + 6))
+             for i, cell in enumerate(cells)]
+    assert len(found[0]) == 1 and found == [found[0]] * 2, name
+    assert found[0][0] > above
+    above = found[0][0]
+  # Dots of one place lie on each other.
+  marks = dict(drawn['response attention'].marks)
+  assert list(marks) == ['#ff8c1a', '#4db8ff']
+  for kind, cells in zip(('discriminative', 'complementary'), marks.values()):
+    assert cells.shape == (2, 31, 31) and (cells.sum((1, 2)) == 1).all()
+    # A clip that is zoomed is another than the frames.
+    zoomed = drawn[f'{kind} clip, resampled'].values.astype(int)
+    assert np.abs(zoomed - clip.frames).max() > 20
