@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import small
 
+from vidattn_jax.models import three_branch
 from vidattn_jax.training import optim
 from vidattn_jax.training import state as state_lib
 from vidattn_jax.training import train
@@ -75,9 +76,13 @@ def test_trains_one_step_when_shrunk(name, argument, tmp_path):
   # Two clips of a few classes: a fresh network is near to guessing.
   loss = next(li['train/loss'] for li in lines if 'train/loss' in li)
   # With branches, it is the sum of as many losses.
-  count = len(c.model.options.get('branches', 'O').split('+'))
-  count += count > 1
+  names = three_branch.BRANCHES[c.model.options.get('branches', 'O')]
+  count = len(names) + (len(names) > 1)
   assert 0.3 < loss / count < 3 * math.log(len(small.CLASSES))
+  if count > 1:
+    [tested] = [line for line in lines if 'eval/top1' in line]
+    assert {key for key in tested if key.startswith('eval/top1_')} == {
+        f'eval/top1_{branch}' for branch in names}
 
 
 @pytest.mark.parametrize('name,argument', [
