@@ -48,10 +48,10 @@ def ours(betas, features, kernel, bias, images, out=(None, None)):
   """Returns the two resampled clips [N, H, W, C], in JAX.
 
   Args:
-    betas: two scalars.
-    features: [N, h, w, C].
-    kernel: [C, S].
-    bias: [S].
+    betas: see `theirs`, as for all that follow.
+    features: the same.
+    kernel: the same.
+    bias: the same.
     images: [N, H, W, C].
     out: see `resample.sample`, for each clip.
   """
