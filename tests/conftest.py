@@ -45,7 +45,7 @@ def plain_forms():
   from vidattn_jax.ops import platform
   with pytest.MonkeyPatch.context() as monkeypatch:
     monkeypatch.setattr(platform, 'by_platform',
-                        lambda on_cpu, plain, *args: plain(*args))
+                        lambda on_cpu, plain, *args, **_: plain(*args))
     jax.clear_caches()
     yield
   jax.clear_caches()

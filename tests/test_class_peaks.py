@@ -35,7 +35,7 @@ def form(request, monkeypatch):
   """Takes the CPU's form of operations, or that of other platforms."""
   if request.param == 'plain':
     monkeypatch.setattr(platform, 'by_platform',
-                        lambda on_cpu, plain, *args: plain(*args))
+                        lambda on_cpu, plain, *args, **_: plain(*args))
   return request.param
 
 
@@ -133,7 +133,7 @@ def test_every_step_equals_the_reference_when_optimized(data_dir, run):
 def test_resampled_images_stay_on_their_devices(monkeypatch):
   """In the form for accelerators."""
   monkeypatch.setattr(platform, 'by_platform',
-                      lambda on_cpu, plain, *args: plain(*args))
+                      lambda on_cpu, plain, *args, **_: plain(*args))
   over, _ = _devices()
   images, q = _smooth((8, 6, 7, 2), np.float32), 0.1 + np.eye(5)[None]
   zoomed = jax.jit(lambda *args: resample.resample(*args))(*[

@@ -87,6 +87,24 @@ def test_both_forms_of_pooling_agree():
       np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('axis', [1, 2, 3, 4])
+def test_pooling_of_numbers_packed_with_their_places(axis, dtype):
+  x = np.round(2 * seeded.clip((3, 4, 5, 6, 7))) / 2
+  # Zeros of both signs beside smaller numbers, infinities, none of a number.
+  x[0, 0] = -np.abs(x[0, 0])
+  x[0, 1] = -0.0
+  x[1, :, 1], x[1, 2, 3] = -np.inf, np.inf
+  x[2, 0, 1, 2, 3], x[2, 1, 2, 2] = np.nan, -np.nan
+  x = jnp.asarray(x, dtype)
+  for ours, plain in zip(planes._pool_packed(x, axis),
+                         planes._pool_plain(x, axis), strict=True):
+    assert ours.dtype == plain.dtype
+    # NumPy takes two bfloat16 that are no numbers for different.
+    np.testing.assert_array_equal(ours.astype(np.float32),
+                                  plain.astype(np.float32))
+
+
 def _convolve_by_hand(x, kernel):
   """54 shifted sums in float64."""
   x = np.pad(np.asarray(x, np.float64), ((0, 0), (0, 0)) + ((1, 1),) * 3)
@@ -112,18 +130,37 @@ def test_convolve_planes_and_its_gradient(shape):
                            plain_pullback(g)[1]) < 1e-5
 
 
+# The second has its first axis as channels.
+@pytest.mark.parametrize('shape', [(2, 2, 3, 5, 8), (2, 2, 8, 5, 7),
+                                   (1, 2, 5, 4, 3)])
+def test_convolution_of_planes_as_channels(shape):
+  x, kernel = _clip(shape), _clip((3, 3, 3, 2, 1))
+  y = planes._convolve_dense(x, kernel)
+  assert seeded.difference(y[:, 0], _convolve_by_hand(x, kernel)) < 2e-6
+  back = kernel.swapaxes(3, 4)  # One plane to two, as in the gradient.
+  assert seeded.difference(planes._convolve_dense(y, back),
+                           planes._convolve_plain(y, back)) < 2e-6
+  assert seeded.difference(
+      planes._kernel_gradient_dense(x, y[:, 0]),
+      planes._kernel_gradient_plain(x, y[:, 0])) < 1e-5
+
+
 def test_the_form_is_chosen_by_the_platform_that_is_compiled_for():
   x, kernel = _clip((1, 2, 4, 4, 8)), _clip((3, 3, 3, 2, 1))
   traced = jax.jit(jax.grad(lambda x, k: planes.convolve_planes(x, k).sum(),
                             argnums=(0, 1))).trace(x, kernel)
   texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text()
            for platform in ('cpu', 'cuda', 'tpu')}
-  # Two spatial axes on the CPU, three elsewhere.
-  assert 'b, 0, 1, f' in texts['cpu']
-  assert 'b, f, 0, 1, 2' not in texts['cpu']
-  for platform in ('cuda', 'tpu'):
-    assert 'b, f, 0, 1, 2' in texts[platform]
-    assert 'b, 0, 1, f' not in texts[platform]
+  # Two spatial axes on the CPU and on GPUs, three elsewhere.
+  for platform in ('cpu', 'cuda'):
+    assert 'b, 0, 1, f' in texts[platform]
+    assert 'b, f, 0, 1, 2' not in texts[platform]
+  assert 'b, f, 0, 1, 2' in texts['tpu']
+  assert 'b, 0, 1, f' not in texts['tpu']
+  # The CPU's channels are ten and its two neighbours of both planes, a GPU's
+  # all of them.
+  assert '3x3x20x8' in texts['cpu']
+  assert '3x3x16x8' in texts['cuda']
 
 
 @pytest.mark.parametrize('axes', [(4,), (1, 2, 3)])

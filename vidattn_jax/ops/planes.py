@@ -1,9 +1,10 @@
 """Planes: a clip pooled along one axis; convolving them; gating with them.
 
 Each of the three operations has a plain form, which says what it computes,
-and a form for the CPU, where XLA makes slow code of the plain one (a
-convolution from two channels to one takes 100 times as long as it should, a
-sum over frames 30 times). `platform.by_platform` chooses; results agree to
+and forms for the CPU and for GPUs, where XLA makes slow code of the plain one
+(on the CPU, a convolution from two channels to one takes 100 times as long as
+it should, a sum over frames 30 times; on a GPU the gradient of that
+convolution takes 30 times). `platform.by_platform` chooses; results agree to
 rounding. The gradients are written out, so that each is one pass over the
 clip.
 """
@@ -52,7 +53,9 @@ def _pool(x, axis):
   """Returns the planes, and where along the axis each maximum is."""
   largest, index, total = platform.by_platform(
       functools.partial(_pool_one_pass, axis=axis),
-      functools.partial(_pool_plain, axis=axis), x)
+      functools.partial(_pool_plain, axis=axis), x,
+      on_gpu=functools.partial(
+          _pool_packed if x.dtype.itemsize == 2 else _pool_plain, axis=axis))
   mean = (total / x.shape[axis]).astype(x.dtype)
   return jnp.stack([largest, mean], axis=1), index
 
@@ -78,11 +81,33 @@ def _pool_one_pass(x, axis):
   return largest.astype(x.dtype), index, total
 
 
+def _pool_packed(x, axis):
+  # Of 16 bits: the number and its place make one whole number of 32 bits, whose
+  # maximum is a reduction of one array. XLA joins that with the sum to one pass
+  # over the clip; searching the place is a pass of its own, and a slower one.
+  length, sign = x.shape[axis], jnp.uint32(0x8000)
+  bits = lax.bitcast_convert_type(x, jnp.uint16).astype(jnp.uint32)
+  # In the order of the numbers; the two zeros are one, and what is no number
+  # comes last.
+  key = jnp.where(bits & sign, bits ^ 0xffff, bits | sign)
+  key = jnp.where(x == 0, sign, jnp.where(x != x, jnp.uint32(0xffff), key))
+  back = length - 1 - lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+  best = (key << 16 | back).max(axis)
+  key = best >> 16
+  bits = jnp.where(key & sign, key ^ sign, key ^ 0xffff).astype(jnp.uint16)
+  return (lax.bitcast_convert_type(bits, x.dtype),
+          length - 1 - (best & 0xffff).astype(jnp.int32),
+          x.sum(axis, dtype=_wide(x)))
+
+
 def _pool_fwd(x, axis):
   planes, index = _pool(x, axis)
   # Where the maximum is, not what it is: the same sum, compiled twice, may
   # differ in its last bit, and then no element would equal its maximum.
-  return planes, (index, x.shape[axis])
+  # As small as it may be: it is read as often as the planes.
+  length = x.shape[axis]
+  return planes, (index.astype(jnp.uint8 if length <= 256 else jnp.int32),
+                  length)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -123,7 +148,7 @@ def convolve_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
 def _convolve(planes, kernel):
   """Convolves [N, P, A, B, C] with [3, 3, 3, P, Q] to [N, Q, A, B, C]."""
   return platform.by_platform(_convolve_banded, _convolve_plain, planes,
-                              kernel)
+                              kernel, on_gpu=_convolve_dense)
 
 
 def _convolve_plain(planes, kernel):
@@ -144,6 +169,40 @@ def _convolve_windows(windows, banded):
   return lax.conv_general_dilated(
       windows, banded, (1, 1), ((1, 1), (1, 1)),
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def _convolve_dense(planes, kernel):
+  # A whole axis is the channels of a 2D convolution, by a matrix with a band of
+  # three taps in it. That is more arithmetic, but matrix units do it, and the
+  # planes are read as they lie.
+  if _turns(planes.shape):
+    y = _convolve_dense(planes.transpose(0, 1, 3, 4, 2),
+                        kernel.transpose(1, 2, 0, 3, 4))
+    return y.transpose(0, 1, 4, 2, 3)
+  n, _, a, b, c = planes.shape
+  y = _convolve_windows(_as_channels(planes), _dense(kernel, c))
+  return y.reshape(n, a, b, -1, c).transpose(0, 3, 1, 2, 4)
+
+
+def _turns(shape):
+  """Tells whether the first axis is to be channels, not the last.
+
+  Matrix units are quick at channels in eights.
+  """
+  return shape[4] % 8 != 0 and shape[2] % 8 == 0
+
+
+def _as_channels(planes):
+  """Turns [N, P, A, B, C] into [N, A, B, P * C]."""
+  n, _, a, b, _ = planes.shape
+  return planes.transpose(0, 2, 3, 1, 4).reshape(n, a, b, -1)
+
+
+def _dense(kernel, length):
+  """Spreads [3, 3, 3, P, Q] to [3, 3, P * length, Q * length]."""
+  a, b, _, p, q = kernel.shape
+  band = _banded(kernel, length).reshape(a, b, p, length + 2, -1)
+  return band[:, :, :, 1:-1].reshape(a, b, p * length, q * length)
 
 
 def _blocks(x, extra=0):
@@ -175,21 +234,21 @@ def _from_blocks(y, p, shape):
   return y.reshape(n, p, a, b, -1)[..., :c]
 
 
-def _banded(kernel):
-  """Spreads [3, 3, 3, P, Q] to [3, 3, P * (_BLOCK + 2), Q * _BLOCK].
+def _banded(kernel, block=_BLOCK):
+  """Spreads [3, 3, 3, P, Q] to [3, 3, P * (block + 2), Q * block].
 
   Row i, column o of each band is the tap i - o, or zero.
   """
   a, b, taps, p, q = kernel.shape
   rows = kernel.transpose(0, 1, 3, 4, 2)
-  rows = jnp.pad(rows, ((0, 0),) * 4 + ((0, _BLOCK),))
+  rows = jnp.pad(rows, ((0, 0),) * 4 + ((0, block),))
   # A row as long as its place plus one, repeated, moves on by one each time.
   rows = jnp.broadcast_to(rows[..., None, :],
-                          (a, b, p, q, _BLOCK, _BLOCK + taps))
-  rows = rows.reshape(a, b, p, q, -1)[..., :_BLOCK * (_BLOCK + 2)]
-  band = rows.reshape(a, b, p, q, _BLOCK, _BLOCK + 2)
+                          (a, b, p, q, block, block + taps))
+  rows = rows.reshape(a, b, p, q, -1)[..., :block * (block + 2)]
+  band = rows.reshape(a, b, p, q, block, block + 2)
   return band.transpose(0, 1, 2, 5, 3, 4).reshape(
-      a, b, p * (_BLOCK + 2), q * _BLOCK)
+      a, b, p * (block + 2), q * block)
 
 
 def _kernel_gradient_plain(planes, g):
@@ -208,6 +267,23 @@ def _kernel_gradient_banded(planes, g):
   return jax.linear_transpose(_banded, kernel)(dense)[0]
 
 
+def _kernel_gradient_dense(planes, g):
+  g = g[:, None]
+  turned = _turns(planes.shape)
+  if turned:
+    planes, g = (x.transpose(0, 1, 3, 4, 2) for x in (planes, g))
+  p, length = planes.shape[1], planes.shape[4]
+  x = _as_channels(planes)
+  dense = jax.ShapeDtypeStruct((3, 3, p * length, length), planes.dtype)
+  dense, = jax.linear_transpose(
+      lambda t: _convolve_windows(x, t), dense)(_as_channels(g))
+  kernel = jax.ShapeDtypeStruct((3, 3, 3, p, 1), _wide(planes))
+  gradient, = jax.linear_transpose(
+      lambda k: _dense(k, length), kernel)(dense.astype(kernel.dtype))
+  gradient = gradient.astype(planes.dtype)
+  return gradient.transpose(2, 0, 1, 3, 4) if turned else gradient
+
+
 def _convolve_fwd(planes, kernel):
   return convolve_planes(planes, kernel), (planes, kernel)
 
@@ -217,7 +293,8 @@ def _convolve_bwd(residuals, g):
   planes, kernel = residuals
   to_planes = _convolve(g[:, None], kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
   to_kernel = platform.by_platform(
-      _kernel_gradient_banded, _kernel_gradient_plain, planes, g)
+      _kernel_gradient_banded, _kernel_gradient_plain, planes, g,
+      on_gpu=_kernel_gradient_dense)
   return to_planes, to_kernel
 
 
