@@ -1,12 +1,12 @@
 """Planes: a clip pooled along one axis; convolving them; gating with them.
 
 Each of the three operations has a plain form, which says what it computes,
-and forms for the CPU and for GPUs, where XLA makes slow code of the plain one
-(on the CPU, a convolution from two channels to one takes 100 times as long as
-it should, a sum over frames 30 times; on a GPU the gradient of that
-convolution takes 30 times). `platform.by_platform` chooses; results agree to
-rounding. The gradients are written out, so that each is one pass over the
-clip.
+and forms for the CPU and for accelerators, where XLA makes slow code of the
+plain one: on the CPU, a convolution from two channels to one takes 100 times
+as long as it should, a sum over frames 30 times; on a GPU the gradient of that
+convolution takes 30 times, on a TPU its clips are padded to 128 channels.
+`platform.by_platform` chooses; results agree to rounding. The gradients are
+written out, so that each is one pass over the clip.
 """
 
 import functools
@@ -54,7 +54,7 @@ def _pool(x, axis):
   largest, index, total = platform.by_platform(
       functools.partial(_pool_one_pass, axis=axis),
       functools.partial(_pool_plain, axis=axis), x,
-      on_gpu=functools.partial(
+      on_accelerator=functools.partial(
           _pool_packed if x.dtype.itemsize == 2 else _pool_plain, axis=axis))
   mean = (total / x.shape[axis]).astype(x.dtype)
   return jnp.stack([largest, mean], axis=1), index
@@ -148,7 +148,7 @@ def convolve_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
 def _convolve(planes, kernel):
   """Convolves [N, P, A, B, C] with [3, 3, 3, P, Q] to [N, Q, A, B, C]."""
   return platform.by_platform(_convolve_banded, _convolve_plain, planes,
-                              kernel, on_gpu=_convolve_dense)
+                              kernel, on_accelerator=_convolve_dense)
 
 
 def _convolve_plain(planes, kernel):
@@ -199,10 +199,32 @@ def _as_channels(planes):
 
 
 def _dense(kernel, length):
-  """Spreads [3, 3, 3, P, Q] to [3, 3, P * length, Q * length]."""
+  """Spreads [3, 3, 3, P, Q] to [3, 3, P * length, Q * length].
+
+  From each place to itself and its two neighbours: a tap, else zero.
+  """
   a, b, _, p, q = kernel.shape
-  band = _banded(kernel, length).reshape(a, b, p, length + 2, -1)
-  return band[:, :, :, 1:-1].reshape(a, b, p * length, q * length)
+  # Axes: A, B, planes, from, planes, to.
+  taps = jnp.moveaxis(kernel, 2, 0)[..., None, :, None]
+  band = sum(jnp.where(here, tap, 0) for here, tap in zip(
+      _band(length), taps, strict=True))
+  return band.reshape(a, b, p * length, q * length)
+
+
+def _taps(dense, length):
+  """Adds up what `_dense` spread: its transpose, in float32 or wider."""
+  a, b = dense.shape[:2]
+  dense = dense.astype(_wide(dense)).reshape(
+      a, b, -1, length, dense.shape[3] // length, length)
+  return jnp.stack([jnp.where(here, dense, 0).sum((3, 5))
+                    for here in _band(length)], axis=2)
+
+
+def _band(length):
+  """Returns for each of three taps where it stands, [length, 1, length]."""
+  places = jnp.arange(length)
+  distance = places[:, None, None] - places
+  return [distance == tap - 1 for tap in range(3)]
 
 
 def _blocks(x, extra=0):
@@ -234,21 +256,21 @@ def _from_blocks(y, p, shape):
   return y.reshape(n, p, a, b, -1)[..., :c]
 
 
-def _banded(kernel, block=_BLOCK):
-  """Spreads [3, 3, 3, P, Q] to [3, 3, P * (block + 2), Q * block].
+def _banded(kernel):
+  """Spreads [3, 3, 3, P, Q] to [3, 3, P * (_BLOCK + 2), Q * _BLOCK].
 
   Row i, column o of each band is the tap i - o, or zero.
   """
   a, b, taps, p, q = kernel.shape
   rows = kernel.transpose(0, 1, 3, 4, 2)
-  rows = jnp.pad(rows, ((0, 0),) * 4 + ((0, block),))
+  rows = jnp.pad(rows, ((0, 0),) * 4 + ((0, _BLOCK),))
   # A row as long as its place plus one, repeated, moves on by one each time.
   rows = jnp.broadcast_to(rows[..., None, :],
-                          (a, b, p, q, block, block + taps))
-  rows = rows.reshape(a, b, p, q, -1)[..., :block * (block + 2)]
-  band = rows.reshape(a, b, p, q, block, block + 2)
+                          (a, b, p, q, _BLOCK, _BLOCK + taps))
+  rows = rows.reshape(a, b, p, q, -1)[..., :_BLOCK * (_BLOCK + 2)]
+  band = rows.reshape(a, b, p, q, _BLOCK, _BLOCK + 2)
   return band.transpose(0, 1, 2, 5, 3, 4).reshape(
-      a, b, p * (block + 2), q * block)
+      a, b, p * (_BLOCK + 2), q * _BLOCK)
 
 
 def _kernel_gradient_plain(planes, g):
@@ -277,10 +299,7 @@ def _kernel_gradient_dense(planes, g):
   dense = jax.ShapeDtypeStruct((3, 3, p * length, length), planes.dtype)
   dense, = jax.linear_transpose(
       lambda t: _convolve_windows(x, t), dense)(_as_channels(g))
-  kernel = jax.ShapeDtypeStruct((3, 3, 3, p, 1), _wide(planes))
-  gradient, = jax.linear_transpose(
-      lambda k: _dense(k, length), kernel)(dense.astype(kernel.dtype))
-  gradient = gradient.astype(planes.dtype)
+  gradient = _taps(dense, length).astype(planes.dtype)
   return gradient.transpose(2, 0, 1, 3, 4) if turned else gradient
 
 
@@ -294,7 +313,7 @@ def _convolve_bwd(residuals, g):
   to_planes = _convolve(g[:, None], kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
   to_kernel = platform.by_platform(
       _kernel_gradient_banded, _kernel_gradient_plain, planes, g,
-      on_gpu=_kernel_gradient_dense)
+      on_accelerator=_kernel_gradient_dense)
   return to_planes, to_kernel
 
 

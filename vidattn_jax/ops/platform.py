@@ -3,7 +3,7 @@
 from jax import lax
 
 
-def by_platform(on_cpu, plain, *args, on_gpu=None):
+def by_platform(on_cpu, plain, *args, on_accelerator=None):
   """Calls the form that suits the platform that the program is compiled for.
 
   That may be another one than the program runs on while it is traced.
@@ -12,10 +12,13 @@ def by_platform(on_cpu, plain, *args, on_gpu=None):
     on_cpu: the form for the CPU, a function of `args`.
     plain: the form for any other platform; it returns the same.
     *args: arrays.
-    on_gpu: the form for GPUs; None if theirs is the plain one.
+    on_accelerator: the form for GPUs and TPUs; None if theirs is the plain
+      one.
 
   Returns:
     What the chosen form returns.
   """
-  gpu = {} if on_gpu is None else {'cuda': on_gpu, 'rocm': on_gpu}
-  return lax.platform_dependent(*args, cpu=on_cpu, default=plain, **gpu)
+  forms = {'cpu': on_cpu}
+  if on_accelerator is not None:
+    forms |= dict.fromkeys(('cuda', 'rocm', 'tpu'), on_accelerator)
+  return lax.platform_dependent(*args, **forms, default=plain)
