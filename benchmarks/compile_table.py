@@ -99,7 +99,7 @@ def _line(name, entry, plain):
           f'{row["topology"]} | {row["clips"]} x {row["frames"]}x{row["crop"]}x'
           f'{row["crop"]} |')
   if cost is None:
-    return f'{head} does not fit | | | | | | |'
+    return f'{head} does not fit | | | | | | | |'
 
   def ratio(key):
     if plain is None or plain is entry or plain['cost'] is None:
@@ -111,6 +111,7 @@ def _line(name, entry, plain):
   worst = max(bounds, key=bounds.get)
   chip = chips.CHIPS[row['topology'].partition(':')[0]]
   return (f'{head} {cost["flops"] / 1e9:,.0f}{ratio("flops")} | '
+          f'{cost["moved"] / 1e9:.1f}{ratio("moved")} | '
           f'{cost["bytes"] / 1e9:.1f}{ratio("bytes")} | '
           f'{cost["temporary"] / 1e9:.2f}{ratio("temporary")} | '
           f'{cost["peak"] / 1e9:.1f} of {chip.memory / 1e9:.1f} | '
@@ -126,9 +127,10 @@ def write(kept):
   """
   (_DOCS / 'scaling.json').write_text(
       json.dumps(kept, indent=1, sort_keys=True) + '\n')
-  lines = ['| network | chips | clips per chip | GFLOP | GB read, written | '
-           'GB temporary | GB peak | MB sent | step at least, bound | '
-           'compiled in |', '|---|---|---|---:|---:|---:|---:|---:|---|---:|']
+  lines = ['| network | chips | clips per chip | GFLOP | GB of memory | '
+           'GB accessed | GB temporary | GB peak | MB sent | step at least, '
+           'bound | compiled in |',
+           '|---|---|---|---:|---:|---:|---:|---:|---:|---|---:|']
   for name in _rows():
     if name in kept:
       row = kept[name]['row']

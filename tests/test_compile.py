@@ -91,6 +91,31 @@ def test_collectives_as_compilers_write_them(line, want):
   assert found == ([compile_lib.Collective(*want)] if want else [])
 
 
+def test_memory_traffic_leaves_out_what_is_on_the_chip():
+  text = """HloModule step
+
+%fused (p: f32[100]) -> f32[100] {
+  ROOT %m = f32[100]{0} multiply(%p, %p)
+}
+
+ENTRY %main (x: bf16[4,8]) -> f32[8] {
+  %x = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %near = f32[8]{0:T(128)S(1)} fusion(%x), kind=kLoop, calls=%fused
+  %far = f32[8]{0:T(128)} fusion(%near, %x), kind=kLoop, calls=%fused
+  %go = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%far)
+  %come = f32[8]{0:T(128)S(1)} copy-done(%go)
+  %call = (f32[8]{0:T(128)}, f32[2]{0:S(1)}) custom-call(%come, %near, %far)
+  ROOT %out = f32[8]{0:T(128)} get-tuple-element(%call), index=0
+}
+"""
+  # x to near, x to far and far itself, far to the chip, far and the result of
+  # the call.
+  assert compile_lib.memory_traffic(text) == 64 + (64 + 32) + 32 + (32 + 32)
+  program = jax.jit(lambda x: x * 2 + 1).lower(np.ones((30, 10), np.float32))
+  assert compile_lib.memory_traffic(
+      program.compile().as_text()) == 2 * 30 * 10 * 4
+
+
 @pytest.mark.parametrize('more, seen', [(0, 38), (60, 36)])
 def test_largest_batch_is_seen_to_fit(cost, more, seen):
   # 10 bytes, and 2.5 for each clip; from 37 clips on `more`.

@@ -7,6 +7,7 @@ of a run, beside what the chip's maker publishes; none is a measurement.
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 import time
@@ -154,13 +155,9 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
                else len(groups[1].split(',')) if groups[1] else num_devices)
     size = 0
     for dtype, shape in _ARRAY.findall(match['shape']):
-      lengths = [int(n) for n in shape.split(',') if n]
-      count = 1
-      for n in lengths:
-        count *= n
       # Counters of an exchange under way have no axes.
-      if not (match['start'] and not lengths and dtype in ('u32', 's32')):
-        size += count * _BYTES.get(dtype, 4)
+      if not (match['start'] and not shape and dtype in ('u32', 's32')):
+        size += _size(dtype, shape)
     if match['start'] and kind == 'all-gather':  # operands and results
       size = size * group // (group + 1)
     elif match['start'] and kind == 'collective-permute':
@@ -170,6 +167,57 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
   return sorted((Collective(kind, group, *counts)
                  for (kind, group), counts in found.items()),
                 key=lambda c: -c.bytes)
+
+
+_INSTRUCTION = re.compile(
+    r'\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) '
+    r'(?P<kind>[\w\-]+)\((?P<rest>.*)')
+_OPERAND = re.compile(r'%([\w.\-]+)')
+_PLACED = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?')
+# What moves nothing, and what a later instruction ends.
+_FREE = ('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast')
+_ON_CHIP = 'S(1)'
+
+
+def memory_traffic(text: str) -> int:
+  """Counts the bytes that a compiled program moves to and from a chip's memory.
+
+  `bytes accessed` also has what is read and written in the fast memory on the
+  chip, where TPUs' compiler keeps arrays that fit. Here every instruction reads
+  its operands and writes its results once, kernels too, where they are not
+  there; a move from one memory to the other counts once.
+
+  Args:
+    text: the program, as `compiled.as_text()` returns it. What stands in a loop
+      or a branch does not count.
+  """
+  places, total = {}, 0
+  for match in map(_INSTRUCTION.match,
+                   text[text.rindex('\nENTRY '):].splitlines()):
+    if match is None:
+      continue
+    kind = match['kind']
+    arrays = [(_size(dtype, lengths), _ON_CHIP in layout)
+              for dtype, lengths, layout in _PLACED.findall(match['shape'])]
+    # Results of what has begun are those of its end.
+    places[match['name']] = [] if kind.endswith('-start') else arrays
+    if kind in _FREE:
+      continue
+    if kind in ('copy-done', 'slice-done'):
+      total += sum(size for size, _ in arrays)
+      continue
+    if kind.endswith('-start'):
+      continue
+    for operand in _OPERAND.findall(match['rest'].partition(')')[0]):
+      arrays = arrays + places.get(operand, [])
+    total += sum(size for size, on_chip in arrays if not on_chip)
+  return total
+
+
+def _size(dtype, lengths):
+  """Returns the bytes of an array, given its type and '2,3' for its axes."""
+  return _BYTES.get(dtype, 4) * math.prod(
+      int(n) for n in lengths.split(',') if n)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +230,9 @@ class Cost:
     temporary: bytes of what it keeps in between.
     peak: bytes of its largest need, arguments and results included.
     flops: operations, a multiply-add being two.
-    bytes: read from and written to the chip's memory.
+    bytes: accessed, as the compiler counts, also in memory on the chip.
+    moved: bytes read from and written to the chip's memory, see
+      `memory_traffic`.
     collectives: exchanges between devices, see `Collective`; of one device.
     custom_calls: calls of kernels whose bytes the compiler does not count.
     seconds: how long compiling took.
@@ -193,6 +243,7 @@ class Cost:
   peak: float
   flops: float
   bytes: float
+  moved: float
   collectives: tuple[Collective, ...]
   custom_calls: int
   seconds: float
@@ -200,7 +251,7 @@ class Cost:
   def bounds(self, chip: chips.Chip) -> dict[str, float]:
     """Returns the seconds that each part of a chip needs at its full rate."""
     return {'compute': self.flops / chip.flops,
-            'memory': self.bytes / chip.bandwidth,
+            'memory': self.moved / chip.bandwidth,
             'links': sum(c.sent for c in self.collectives) / chip.links}
 
 
@@ -282,6 +333,7 @@ def cost(lowered, topology: Topology, clips: int) -> Cost | None:
       clips=clips, arguments=devices * memory.argument_size_in_bytes,
       temporary=devices * memory.temp_size_in_bytes, peak=devices * peak,
       flops=devices * counts['flops'], bytes=devices * counts['bytes accessed'],
+      moved=devices * memory_traffic(text),
       collectives=tuple(collectives(text, len(topology.devices))),
       custom_calls=text.count('custom_call_target="tpu_custom_call"'),
       seconds=seconds)
@@ -378,10 +430,11 @@ def describe(found: Cost, topology: Topology) -> list[str]:
       f'memory          {found.peak / gib:.2f} GiB{of}: arguments '
       f'{found.arguments / gib:.2f}, temporary {found.temporary / gib:.2f}',
       f'operations      {found.flops / 1e9:,.0f} GFLOP',
-      f'read, written   {found.bytes / 1e9:,.1f} GB']
+      f'read, written   {found.moved / 1e9:,.1f} GB of memory '
+      f'({found.bytes / 1e9:,.1f} GB as the compiler counts)']
   if found.custom_calls:
-    lines.append(f'                without {found.custom_calls} calls of '
-                 'kernels, which the compiler does not count')
+    lines.append(f'                of {found.custom_calls} calls of kernels '
+                 'the compiler counts none')
   lines += [f'exchanged       {c.count} {c.kind} of {c.group} devices, '
             f'{c.bytes / 1e6:,.1f} MB' for c in found.collectives]
   if topology.chip:
