@@ -20,6 +20,10 @@ from vidattn_jax.ops import platform
 
 # Outputs that one row of the banded kernel computes at a time, on the CPU.
 _BLOCK = 8
+# An axis so long is the channels of a convolution as it is, on the CPU.
+_SHORT = 16
+# A reduction so long is unrolled by the CPU's compiler.
+_UNROLLED = 14
 
 
 def _wide(x):
@@ -75,10 +79,24 @@ def _pool_one_pass(x, axis):
 
   y = x.astype(_wide(x))
   index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
-  largest, index, total = lax.reduce(
-      (y, index, y), (jnp.array(-jnp.inf, y.dtype), jnp.int32(x.shape[axis]),
-                      jnp.array(0.0, y.dtype)), combine, (axis,))
+  found = y, index, y
+  start = (jnp.array(-jnp.inf, y.dtype), jnp.int32(x.shape[axis]),
+           jnp.array(0.0, y.dtype))
+  # Short reductions are unrolled, and those of an axis before another one are
+  # vectors: a long axis, and the last one, is reduced in steps.
+  while (part := _part(found[0].shape[axis])) > 1:
+    found = tuple(f.reshape(*f.shape[:axis], part, -1, *f.shape[axis + 1:])
+                  for f in found)
+    found = lax.reduce(found, start, combine, (axis,))
+  largest, index, total = lax.reduce(found, start, combine, (axis,))
   return largest.astype(x.dtype), index, total
+
+
+def _part(length):
+  """Returns how many parts of an axis are reduced to one first; 1 for none."""
+  if length <= _UNROLLED:
+    return 1
+  return max(n for n in range(1, _UNROLLED + 1) if length % n == 0)
 
 
 def _pool_packed(x, axis):
@@ -147,7 +165,7 @@ def convolve_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.jit
 def _convolve(planes, kernel):
   """Convolves [N, P, A, B, C] with [3, 3, 3, P, Q] to [N, Q, A, B, C]."""
-  return platform.by_platform(_convolve_banded, _convolve_plain, planes,
+  return platform.by_platform(_convolve_on_cpu, _convolve_plain, planes,
                               kernel, on_accelerator=_convolve_dense)
 
 
@@ -157,11 +175,19 @@ def _convolve_plain(planes, kernel):
       dimension_numbers=('NCDHW', 'DHWIO', 'NCDHW'))
 
 
+def _convolve_on_cpu(planes, kernel):
+  # From one plane to two, as gradients go, windows would have few channels.
+  if planes.shape[1] == 1 and planes.shape[2] <= _SHORT:
+    return _convolve_first(planes, kernel)
+  return _convolve_banded(planes, kernel)
+
+
 def _convolve_banded(planes, kernel):
   # The last axis is cut into blocks, which are the channels of a 2D
   # convolution: from each block and its two neighbours to the block, by a
   # banded matrix. That is 3 times the arithmetic and 100 times the speed.
-  y = _convolve_windows(_windows(planes), _banded(kernel))
+  y = _convolve_windows(_windows(planes), _band(
+      kernel, _BLOCK + 2, _BLOCK, 0))
   return _from_blocks(y, kernel.shape[-1], planes.shape)
 
 
@@ -172,16 +198,11 @@ def _convolve_windows(windows, banded):
 
 
 def _convolve_dense(planes, kernel):
-  # A whole axis is the channels of a 2D convolution, by a matrix with a band of
-  # three taps in it. That is more arithmetic, but matrix units do it, and the
-  # planes are read as they lie.
+  # More arithmetic, but matrix units do it, and the planes are read as they
+  # lie.
   if _turns(planes.shape):
-    y = _convolve_dense(planes.transpose(0, 1, 3, 4, 2),
-                        kernel.transpose(1, 2, 0, 3, 4))
-    return y.transpose(0, 1, 4, 2, 3)
-  n, _, a, b, c = planes.shape
-  y = _convolve_windows(_as_channels(planes), _dense(kernel, c))
-  return y.reshape(n, a, b, -1, c).transpose(0, 3, 1, 2, 4)
+    return _convolve_first(planes, kernel)
+  return _convolve_last(planes, kernel)
 
 
 def _turns(shape):
@@ -192,39 +213,55 @@ def _turns(shape):
   return shape[4] % 8 != 0 and shape[2] % 8 == 0
 
 
+def _convolve_first(planes, kernel):
+  """Convolves with the first axis as channels, see `_convolve_last`."""
+  y = _convolve_last(planes.transpose(0, 1, 3, 4, 2),
+                     kernel.transpose(1, 2, 0, 3, 4))
+  return y.transpose(0, 1, 4, 2, 3)
+
+
+def _convolve_last(planes, kernel):
+  """Convolves in two dimensions, with the last axis as channels.
+
+  From all of them to all, by a matrix with a band of three taps in it.
+  """
+  n, _, a, b, c = planes.shape
+  y = _convolve_windows(_as_channels(planes), _band(kernel, c, c, 1))
+  return y.reshape(n, a, b, -1, c).transpose(0, 3, 1, 2, 4)
+
+
 def _as_channels(planes):
   """Turns [N, P, A, B, C] into [N, A, B, P * C]."""
   n, _, a, b, _ = planes.shape
   return planes.transpose(0, 2, 3, 1, 4).reshape(n, a, b, -1)
 
 
-def _dense(kernel, length):
-  """Spreads [3, 3, 3, P, Q] to [3, 3, P * length, Q * length].
+def _band(kernel, rows, columns, offset):
+  """Spreads [3, 3, 3, P, Q] to [3, 3, P * rows, Q * columns].
 
-  From each place to itself and its two neighbours: a tap, else zero.
+  Row i has tap i - j + offset in column j, if there is such a tap, else zero.
   """
   a, b, _, p, q = kernel.shape
-  # Axes: A, B, planes, from, planes, to.
+  # Axes: A, B, planes, rows, planes, columns.
   taps = jnp.moveaxis(kernel, 2, 0)[..., None, :, None]
   band = sum(jnp.where(here, tap, 0) for here, tap in zip(
-      _band(length), taps, strict=True))
-  return band.reshape(a, b, p * length, q * length)
+      _places(rows, columns, offset), taps, strict=True))
+  return band.reshape(a, b, p * rows, q * columns)
 
 
-def _taps(dense, length):
-  """Adds up what `_dense` spread: its transpose, in float32 or wider."""
-  a, b = dense.shape[:2]
-  dense = dense.astype(_wide(dense)).reshape(
-      a, b, -1, length, dense.shape[3] // length, length)
-  return jnp.stack([jnp.where(here, dense, 0).sum((3, 5))
-                    for here in _band(length)], axis=2)
+def _taps(band, rows, columns, offset):
+  """Adds up what `_band` spread: its transpose, in float32 or wider."""
+  a, b, p, q = band.shape
+  band = band.astype(_wide(band)).reshape(
+      a, b, p // rows, rows, q // columns, columns)
+  return jnp.stack([jnp.where(here, band, 0).sum((3, 5))
+                    for here in _places(rows, columns, offset)], axis=2)
 
 
-def _band(length):
-  """Returns for each of three taps where it stands, [length, 1, length]."""
-  places = jnp.arange(length)
-  distance = places[:, None, None] - places
-  return [distance == tap - 1 for tap in range(3)]
+def _places(rows, columns, offset):
+  """Returns for each of three taps where it stands, [rows, 1, columns]."""
+  distance = jnp.arange(rows)[:, None, None] - jnp.arange(columns)
+  return [distance == tap - offset for tap in range(3)]
 
 
 def _blocks(x, extra=0):
@@ -256,23 +293,6 @@ def _from_blocks(y, p, shape):
   return y.reshape(n, p, a, b, -1)[..., :c]
 
 
-def _banded(kernel):
-  """Spreads [3, 3, 3, P, Q] to [3, 3, P * (_BLOCK + 2), Q * _BLOCK].
-
-  Row i, column o of each band is the tap i - o, or zero.
-  """
-  a, b, taps, p, q = kernel.shape
-  rows = kernel.transpose(0, 1, 3, 4, 2)
-  rows = jnp.pad(rows, ((0, 0),) * 4 + ((0, _BLOCK),))
-  # A row as long as its place plus one, repeated, moves on by one each time.
-  rows = jnp.broadcast_to(rows[..., None, :],
-                          (a, b, p, q, _BLOCK, _BLOCK + taps))
-  rows = rows.reshape(a, b, p, q, -1)[..., :_BLOCK * (_BLOCK + 2)]
-  band = rows.reshape(a, b, p, q, _BLOCK, _BLOCK + 2)
-  return band.transpose(0, 1, 2, 5, 3, 4).reshape(
-      a, b, p * (_BLOCK + 2), q * _BLOCK)
-
-
 def _kernel_gradient_plain(planes, g):
   shape = jax.ShapeDtypeStruct((3, 3, 3, planes.shape[1], 1), planes.dtype)
   return jax.linear_transpose(
@@ -282,25 +302,31 @@ def _kernel_gradient_plain(planes, g):
 def _kernel_gradient_banded(planes, g):
   p = planes.shape[1]
   windows = _windows(planes)
-  kernel = jax.ShapeDtypeStruct((3, 3, 3, p, 1), planes.dtype)
-  banded = jax.ShapeDtypeStruct((3, 3, p * (_BLOCK + 2), _BLOCK), planes.dtype)
-  dense, = jax.linear_transpose(
-      lambda t: _convolve_windows(windows, t), banded)(_blocks(g[:, None]))
-  return jax.linear_transpose(_banded, kernel)(dense)[0]
+  band = jax.ShapeDtypeStruct((3, 3, p * (_BLOCK + 2), _BLOCK), planes.dtype)
+  band, = jax.linear_transpose(
+      lambda t: _convolve_windows(windows, t), band)(_blocks(g[:, None]))
+  return _taps(band, _BLOCK + 2, _BLOCK, 0).astype(planes.dtype)
 
 
 def _kernel_gradient_dense(planes, g):
-  g = g[:, None]
-  turned = _turns(planes.shape)
-  if turned:
-    planes, g = (x.transpose(0, 1, 3, 4, 2) for x in (planes, g))
+  if _turns(planes.shape):
+    return _kernel_gradient_first(planes, g)
+  return _kernel_gradient_last(planes, g)
+
+
+def _kernel_gradient_first(planes, g):
+  gradient = _kernel_gradient_last(
+      planes.transpose(0, 1, 3, 4, 2), g.transpose(0, 2, 3, 1))
+  return gradient.transpose(2, 0, 1, 3, 4)
+
+
+def _kernel_gradient_last(planes, g):
   p, length = planes.shape[1], planes.shape[4]
   x = _as_channels(planes)
   dense = jax.ShapeDtypeStruct((3, 3, p * length, length), planes.dtype)
   dense, = jax.linear_transpose(
-      lambda t: _convolve_windows(x, t), dense)(_as_channels(g))
-  gradient = _taps(dense, length).astype(planes.dtype)
-  return gradient.transpose(2, 0, 1, 3, 4) if turned else gradient
+      lambda t: _convolve_windows(x, t), dense)(g)
+  return _taps(dense, length, length, 1).astype(planes.dtype)
 
 
 def _convolve_fwd(planes, kernel):
