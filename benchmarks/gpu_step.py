@@ -131,14 +131,12 @@ def _of_torch(case, options, compiled):
   network, _ = check_conversion.twin(arguments, model)
   gpu = torch.cuda.is_available()
   device = 'cuda' if gpu else 'cpu'
-  flat = case.startswith('ts')
-  network.to(device=device, memory_format=(
-      torch.channels_last if flat else torch.channels_last_3d)
-      if not (flat and arguments['attention']) else torch.preserve_format)
-  if flat and arguments['attention']:
-    for module in network.modules():
-      if isinstance(module, torch.nn.Conv2d):
-        module.to(memory_format=torch.channels_last)
+  network.to(device)
+  for module in network.modules():
+    if isinstance(module, torch.nn.Conv2d):
+      module.to(memory_format=torch.channels_last)
+    elif isinstance(module, torch.nn.Conv3d):
+      module.to(memory_format=torch.channels_last_3d)
   network.train()
   optimizer = torch.optim.SGD(network.parameters(), 1e-3, 0.9, fused=gpu)
   torch.backends.cudnn.benchmark = True
@@ -265,7 +263,8 @@ def _ready(processes, patience):
     concurrent.futures.wait(answers.values(), patience)
     for key, answer in answers.items():
       if not answer.done():
-        print(f'{key} was not ready in {patience} s', file=sys.stderr)
+        print(f'{" in ".join(key)}: not ready in {patience:.0f} s',
+              file=sys.stderr)
         processes[key].kill()
     return {key: json.loads(answer.result())
             for key, answer in answers.items() if answer.result()}
@@ -282,7 +281,10 @@ def _measure(cases, whos, options, rates):
       for key in facts:
         processes[key].stdin.write('\n')
         processes[key].stdin.flush()
-        times[key].append(float(_answer(processes[key], 'TOOK ')))
+        took = _answer(processes[key], 'TOOK ')
+        if took is None:
+          raise SystemExit(f'{" in ".join(key)} ended; see above.')
+        times[key].append(float(took))
     for process in processes.values():
       process.stdin.close()
       process.wait()

@@ -108,6 +108,19 @@ def test_pooling_of_numbers_packed_with_their_places(axis, dtype):
                                   plain.astype(np.float32))
 
 
+@pytest.mark.parametrize('length', [1 << 16, (1 << 16) + 1])
+def test_places_of_long_axes_are_kept(length, monkeypatch):
+  monkeypatch.setattr(
+      planes.platform, 'by_platform',
+      lambda on_cpu, plain, *args, on_accelerator=None: on_accelerator(*args))
+  x = jnp.zeros((1, length, 1, 1, 2), jnp.bfloat16)
+  x = x.at[0, -1, 0, 0, 0].set(1).at[0, 0, 0, 0, 1].set(1)
+  g = jax.grad(lambda x: planes.pool_planes(x, 1)[:, 0].sum().astype(
+      jnp.float32))(x)
+  assert g[0, -1, 0, 0, 0] == g[0, 0, 0, 0, 1] == 1
+  assert jnp.count_nonzero(g) == 2
+
+
 def _convolve_by_hand(x, kernel):
   """54 shifted sums in float64."""
   x = np.pad(np.asarray(x, np.float64), ((0, 0), (0, 0)) + ((1, 1),) * 3)

@@ -55,11 +55,13 @@ def pool_planes(x: jax.Array, axis: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)
 def _pool(x, axis):
   """Returns the planes, and where along the axis each maximum is."""
+  # A number and its place have room in 32 bits.
+  small = x.dtype.itemsize == 2 and x.shape[axis] <= 1 << 16
   largest, index, total = platform.by_platform(
       functools.partial(_pool_one_pass, axis=axis),
       functools.partial(_pool_plain, axis=axis), x,
       on_accelerator=functools.partial(
-          _pool_packed if x.dtype.itemsize == 2 else _pool_plain, axis=axis))
+          _pool_packed if small else _pool_plain, axis=axis))
   mean = (total / x.shape[axis]).astype(x.dtype)
   return jnp.stack([largest, mean], axis=1), index
 
