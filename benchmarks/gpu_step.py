@@ -7,8 +7,9 @@ momentum), parameters in float32, and clips of bfloat16 that are on the GPU.
 PyTorch has channels last, autocast, cuDNN's own search, and is compiled
 (--eager: as it is, too). Each runs in a process of its own, which tries the
 batches and keeps the one with the most clips per second; then all take turns.
+Those of --together cases compile and search at the same time; 1 is quietest.
 Figures are medians of the turns, ratios those of single turns, with the
-smallest and the largest. Memory is the most that was in use.
+smallest and the largest. Memory is the most that a process had in use.
 
 The roofline is what a step would take if nothing but the slower of two took
 time: the layers' operations (XLA does not count cuDNN's) and XLA's own count of
@@ -24,6 +25,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -141,7 +143,6 @@ def _of_torch(case, options, compiled):
   optimizer = torch.optim.SGD(network.parameters(), 1e-3, 0.9, fused=gpu)
   torch.backends.cudnn.benchmark = True
   for batch in batches:
-    torch.compiler.reset()
     run_network = torch.compile(network, dynamic=False) if compiled else network
     video = torch.randn(batch, *model.image_shape, device=device,
                         dtype=torch.bfloat16).permute(0, 4, 1, 2, 3)
@@ -190,6 +191,7 @@ def _work(options):
     print(f'{case} in {who}: {text}', file=sys.stderr, flush=True)
 
   while True:
+    batch = run = facts = None
     try:
       batch, run, facts = next(made)
       say(f'batch {batch} compiled in {facts["compile"]:.0f} s')
@@ -200,16 +202,18 @@ def _work(options):
         rate = batch * _STEPS / (time.perf_counter() - start)
     except StopIteration:
       break
-    except Exception as error:  # out of memory, as either says it
-      if not _is_of_memory(error):
+    except Exception as error:
+      if best is None and not _is_of_memory(error):
         raise
-      say('no memory')
+      # What is known already is not lost.
+      say(f'a larger batch failed: {str(error).splitlines()[0]}')
       break
     tried[batch] = f'{rate:.0f}'
     say(f'{rate:.0f} clips/s')
     if best and rate <= best[0]:
       break
     best = rate, batch, run, {**facts, 'memory': facts['memory']()}
+  made.close()  # With what the last batch holds.
   if best is None:
     sys.exit(1)
   _, batch, run, facts = best
@@ -237,14 +241,33 @@ def _answer(process, word):
   return None
 
 
+def _turn(process):
+  """Returns the seconds of a step, or None if the process has ended."""
+  try:
+    process.stdin.write('\n')
+    process.stdin.flush()
+  except BrokenPipeError:
+    return None
+  took = _answer(process, 'TOOK ')
+  return None if took is None else float(took)
+
+
 def _start(case, who, lock, options):
   return subprocess.Popen(
       [sys.executable, '-m', 'benchmarks.gpu_step', '--lock', lock,
        *['--tiny'] * options.tiny, '--work', case, who],
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+      start_new_session=True,
       env={**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
            'TF_CPP_MIN_LOG_LEVEL': '3',
            'PYTORCH_CUDA_ALLOC_CONF': 'expandable_segments:True'})
+
+
+def _end(process):
+  """Ends a process and those that it has started, which hold the GPU, too."""
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
 
 
 def _ready(processes, patience):
@@ -265,36 +288,38 @@ def _ready(processes, patience):
       if not answer.done():
         print(f'{" in ".join(key)}: not ready in {patience:.0f} s',
               file=sys.stderr)
-        processes[key].kill()
+        _end(processes[key])
     return {key: json.loads(answer.result())
             for key, answer in answers.items() if answer.result()}
 
 
-def _measure(cases, whos, options, rates):
+def _measure(cases, whos, options, chip):
   """Measures some networks turn by turn, and prints their rows."""
   with tempfile.TemporaryDirectory() as folder:
     processes = {(case, who): _start(case, who, os.path.join(folder, 'lock'),
                                      options) for case in cases for who in whos}
-    facts = _ready(processes, options.patience)
-    times = {key: [] for key in facts}
-    for _ in range(options.rounds):
-      for key in facts:
-        processes[key].stdin.write('\n')
-        processes[key].stdin.flush()
-        took = _answer(processes[key], 'TOOK ')
-        if took is None:
-          raise SystemExit(f'{" in ".join(key)} ended; see above.')
-        times[key].append(float(took))
-    for process in processes.values():
-      process.stdin.close()
-      process.wait()
+    times = {}
+    try:
+      facts = _ready(processes, options.patience)
+      times = {key: [] for key in facts}
+      for _ in range(options.rounds):
+        for key in list(times):
+          took = _turn(processes[key])
+          if took is None:
+            print(f'{" in ".join(key)} ended; see above', file=sys.stderr)
+            del times[key]
+          else:
+            times[key].append(took)
+    finally:
+      for process in processes.values():
+        _end(process)
   # Clips per second.
-  speeds = {key: fact['batch'] / np.asarray(times[key])
-            for key, fact in facts.items()}
+  speeds = {key: facts[key]['batch'] / np.asarray(took)
+            for key, took in times.items()}
   for (case, who), speed in speeds.items():
     fact, reached = facts[case, who], ''
-    if who == 'JAX':
-      least = [fact['flops'] / rates[0], fact['bytes'] / rates[1]]
+    if who == 'JAX' and chip:
+      least = [fact['flops'] / chip.flops, fact['bytes'] / chip.bandwidth]
       step = np.median(times[case, who])
       reached = (f'{max(least) / step:.0%} (operations {least[0] / step:.0%}, '
                  f'bytes {least[1] / step:.0%})')
@@ -336,15 +361,14 @@ def main(argv=None):
   options.tiny |= not gpu
   device = torch.cuda.get_device_name() if gpu else 'CPU; sizes are tiny'
   chip = next((chip for name, chip in chips.CHIPS.items()
-               if name.upper() in device), chips.get_chip('h100'))
+               if name.upper() in device and 'PCIe' not in device), None)
   print(f'{device}\n| network | in | batch (tried: clips/s) | clips/s | JAX is '
         'so many times as fast | memory | of the roofline | compile |\n'
         '|---|---|---|---|---|---|---|---|', flush=True)
   whos = ('JAX', 'PyTorch', 'PyTorch eager')[:2 + options.eager]
   cases = list(options.cases)
   while cases:
-    _measure(cases[:options.together], whos, options,
-             (chip.flops, chip.bandwidth))
+    _measure(cases[:options.together], whos, options, chip)
     cases = cases[options.together:]
 
 

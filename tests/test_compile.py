@@ -57,6 +57,7 @@ def test_report_names_the_bound(cost):
   lines = '\n'.join(compile_lib.describe(cost, topology))
   sent = cost.collectives[0].bytes * 2 * 7 / 8
   assert cost.bounds(_CHIP)['links'] == pytest.approx(sent / 1e9)
+  assert cost.bounds(_CHIP)['memory'] == cost.moved / 1e10
   assert 'bound by memory' in lines and 'all-reduce of 8 devices' in lines
   slow = dataclasses.replace(topology, chip=dataclasses.replace(
       _CHIP, links=1e3))
@@ -91,29 +92,54 @@ def test_collectives_as_compilers_write_them(line, want):
   assert found == ([compile_lib.Collective(*want)] if want else [])
 
 
-def test_memory_traffic_leaves_out_what_is_on_the_chip():
-  text = """HloModule step
+_PROGRAM = """HloModule step
 
 %fused (p: f32[100]) -> f32[100] {
   ROOT %m = f32[100]{0} multiply(%p, %p)
 }
 
+%body (p: (f32[8])) -> (f32[8]) {
+  %p = (f32[8]{0}) parameter(0)
+  %e = f32[8]{0} get-tuple-element(%p), index=0
+  %t = f32[8]{0} fusion(%e), kind=kLoop, calls=%fused
+  ROOT %r = (f32[8]{0}) tuple(%t)
+}
+
 ENTRY %main (x: bf16[4,8]) -> f32[8] {
   %x = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
-  %near = f32[8]{0:T(128)S(1)} fusion(%x), kind=kLoop, calls=%fused
+  %near = f32[8]{0:T(128)S(1)} fusion(bf16[4,8]{1,0:T(8,128)(2,1)} %x), calls=%f
   %far = f32[8]{0:T(128)} fusion(%near, %x), kind=kLoop, calls=%fused
   %go = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%far)
   %come = f32[8]{0:T(128)S(1)} copy-done(%go)
   %call = (f32[8]{0:T(128)}, f32[2]{0:S(1)}) custom-call(%come, %near, %far)
-  ROOT %out = f32[8]{0:T(128)} get-tuple-element(%call), index=0
+  %one = f32[8]{0:T(128)} get-tuple-element(%call), index=0
+  %sum = f32[8]{0} all-reduce-start(%one), replica_groups={{0,1}}, to_apply=%a
+  %end = f32[8]{0} all-reduce-done(%sum)
+  %in = (f32[8]{0}) tuple(%end)
+  %loop = (f32[8]{0}) while(%in), body=%body, backend_config={TRIPS}
+  ROOT %out = f32[8]{0} get-tuple-element(%loop), index=0
 }
 """
-  # x to near, x to far and far itself, far to the chip, far and the result of
-  # the call.
-  assert compile_lib.memory_traffic(text) == 64 + (64 + 32) + 32 + (32 + 32)
-  program = jax.jit(lambda x: x * 2 + 1).lower(np.ones((30, 10), np.float32))
-  assert compile_lib.memory_traffic(
-      program.compile().as_text()) == 2 * 30 * 10 * 4
+
+
+@pytest.mark.parametrize('trips, times', [
+    ('{"known_trip_count":{"n":"5"}}', 5), ('{}', 1)])
+def test_memory_traffic_leaves_out_what_is_on_the_chip(trips, times):
+  text = _PROGRAM.replace('{TRIPS}', trips)
+  # x to near; x to far, and far; far to the chip; far and what the call
+  # returns; the exchange's both; the loop's both, each time.
+  assert compile_lib.memory_traffic(text) == (
+      64 + (64 + 32) + 32 + (32 + 32) + (32 + 32) + times * (32 + 32))
+
+
+def test_memory_traffic_of_programs_that_are_known():
+  x = np.ones((30, 10), np.float32)
+  program = jax.jit(lambda x: x * 2 + 1).lower(x).compile()
+  assert compile_lib.memory_traffic(program.as_text()) == 2 * x.nbytes
+  loop = jax.jit(lambda x: jax.lax.fori_loop(
+      0, 7, lambda i, x: jax.numpy.sin(x) * 2, x)).lower(x).compile()
+  moved = compile_lib.memory_traffic(loop.as_text())
+  assert 7 * 2 * x.nbytes <= moved < 9 * 2 * x.nbytes
 
 
 @pytest.mark.parametrize('more, seen', [(0, 38), (60, 36)])

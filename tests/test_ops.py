@@ -86,7 +86,7 @@ def test_both_forms_of_pooling_agree():
        (2, 2, 3, 3, 64)], 1):
     x = jnp.round(_clip(shape))
     for ours, plain in zip(planes._pool_one_pass(x, axis),
-                           planes._pool_plain(x, axis)):
+                           planes._pool_plain(x, axis), strict=True):
       np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_pooling_of_numbers_packed_with_their_places(axis, dtype):
   for ours, plain in zip(planes._pool_packed(x, axis),
                          planes._pool_plain(x, axis), strict=True):
     assert ours.dtype == plain.dtype
-    # NumPy takes two bfloat16 that are no numbers for different.
+    # Two bfloat16 that are no numbers are different to NumPy.
     np.testing.assert_array_equal(ours.astype(np.float32),
                                   plain.astype(np.float32))
 
@@ -148,9 +148,29 @@ def test_convolve_planes_and_its_gradient(shape):
                            plain_pullback(g)[1]) < 1e-5
 
 
-# The second has its first axis as channels.
+@pytest.mark.parametrize('length', [255, 256, 257])
+def test_gradient_of_the_last_of_many_places(length):
+  x = jnp.zeros((1, 1, 1, 2, length)).at[0, 0, 0, 1, -1].set(1)
+  g = jax.grad(lambda x: planes.pool_planes(x, 4)[:, 0].sum())(x)
+  np.testing.assert_array_equal(
+      jnp.argwhere(g)[:, 3:], [[0, 0], [1, length - 1]])
+
+
+def test_gradients_of_bfloat16_kernels_are_summed_in_float32():
+  shape = (4, 2, 8, 16, 24)
+  x, g = (jnp.asarray(seeded.clip(s), jnp.bfloat16)
+          for s in (shape, (4, 8, 16, 24)))
+  wanted = planes._kernel_gradient_plain(*(a.astype(jnp.float32)
+                                           for a in (x, g)))
+  for form in (planes._kernel_gradient_dense, planes._kernel_gradient_banded):
+    y = form(x, g)
+    assert y.dtype == jnp.bfloat16
+    assert seeded.difference(y.astype(jnp.float32), wanted) < 6e-3
+
+
+# The second and the last have their first axis as channels.
 @pytest.mark.parametrize('shape', [(2, 2, 3, 5, 8), (2, 2, 8, 5, 7),
-                                   (1, 2, 5, 4, 3)])
+                                   (1, 2, 5, 4, 3), (1, 2, 3, 2, 520)])
 def test_convolution_of_planes_as_channels(shape):
   x, kernel = _clip(shape), _clip((3, 3, 3, 2, 1))
   y = planes._convolve_dense(x, kernel)
@@ -168,15 +188,24 @@ def test_the_form_is_chosen_by_the_platform_that_is_compiled_for():
   traced = jax.jit(jax.grad(lambda x, k: planes.convolve_planes(x, k).sum(),
                             argnums=(0, 1))).trace(x, kernel)
   texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text()
-           for platform in ('cpu', 'cuda', 'tpu')}
+           for platform in ('cpu', 'cuda', 'rocm', 'tpu')}
   for text in texts.values():  # Two spatial axes, not three.
     assert 'b, 0, 1, f' in text
     assert 'b, f, 0, 1, 2' not in text
   # The CPU's channels are eight and two neighbours of both planes, those of
   # accelerators are all of both.
   assert '3x3x20x8' in texts['cpu']
-  for platform in ('cuda', 'tpu'):
+  for platform in ('cuda', 'rocm', 'tpu'):
     assert '3x3x16x8' in texts[platform]
+
+
+def test_maxima_are_packed_with_their_places_on_accelerators():
+  for dtype, packed in (('bfloat16', True), ('float32', False)):
+    traced = jax.jit(lambda x: planes.pool_planes(x, 1)).trace(
+        jnp.zeros((1, 4, 2, 2, 8), dtype))
+    for platform in ('cpu', 'cuda', 'rocm', 'tpu'):
+      text = traced.lower(lowering_platforms=(platform,)).as_text()
+      assert ('shift_left' in text) == (packed and platform != 'cpu')
 
 
 @pytest.mark.parametrize('axes', [(4,), (1, 2, 3)])

@@ -28,7 +28,8 @@ class AIA(nn.Module):
   def _gate(self, name, x):
     axis, order = _POOLED[name]
     x = x.permute(0, axis, *order)
-    planes = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)
+    # Not `amax`, whose gradient goes to all that are equal.
+    planes = torch.cat([x.max(1, keepdim=True)[0], x.mean(1, keepdim=True)], 1)
     gate = torch.sigmoid(getattr(self, f'{name}_bn')(
         getattr(self, f'{name}_conv')(planes)))
     back = [0] * 5
@@ -83,9 +84,9 @@ class Gate(nn.Module):
       y = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(y)))))
       return x * torch.sigmoid(F.interpolate(y, x.shape[2:]))
     if self.kind.startswith('CBAM3D'):
-      gate = self._excite(mean) + self._excite(x.amax((2, 3, 4)))
+      gate = self._excite(mean) + self._excite(x.flatten(2).max(2)[0])
       x = x * torch.sigmoid(gate)[:, :, None, None, None]
-      planes = torch.cat([x.amax(1, True), x.mean(1, True)], 1)
+      planes = torch.cat([x.max(1, True)[0], x.mean(1, True)], 1)
       return x * torch.sigmoid(self.bn(self.conv(planes)))
     gate = {'GE3D-G': lambda m: m, 'S3D-G': getattr(self, 'fc', None)}.get(
         self.kind, self._excite)(mean)

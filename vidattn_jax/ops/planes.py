@@ -1,12 +1,13 @@
 """Planes: a clip pooled along one axis; convolving them; gating with them.
 
-Each of the three operations has a plain form, which says what it computes,
-and forms for the CPU and for accelerators, where XLA makes slow code of the
-plain one: on the CPU, a convolution from two channels to one takes 100 times
-as long as it should, a sum over frames 30 times; on a GPU the gradient of that
-convolution takes 30 times, on a TPU its clips are padded to 128 channels.
-`platform.by_platform` chooses; results agree to rounding. The gradients are
-written out, so that each is one pass over the clip.
+Each of the three operations has a plain form, which says what it computes, and
+a form for the CPU, the first two another for accelerators, where XLA makes slow
+code of the plain one: on the CPU, a convolution from two channels to one takes
+100 times as long as it should, a sum over frames 30 times; on a GPU the
+gradient of that convolution to its kernel takes 100 times, on a TPU two
+channels are padded to 128. `platform.by_platform` chooses; of finite numbers,
+results agree to rounding. The gradients are written out, so that each is one
+pass over the clip.
 """
 
 import functools
@@ -21,7 +22,9 @@ from vidattn_jax.ops import platform
 # Outputs that one row of the banded kernel computes at a time, on the CPU.
 _BLOCK = 8
 # An axis so long is the channels of a convolution as it is, on the CPU.
-_SHORT = 16
+_SHORT = range(4, 17)
+# The longest axis whose matrix is made on accelerators, if another is shorter.
+_LONG = 512
 # A reduction so long is unrolled by the CPU's compiler.
 _UNROLLED = 14
 
@@ -56,7 +59,8 @@ def pool_planes(x: jax.Array, axis: int) -> jax.Array:
 def _pool(x, axis):
   """Returns the planes, and where along the axis each maximum is."""
   # A number and its place have room in 32 bits.
-  small = x.dtype.itemsize == 2 and x.shape[axis] <= 1 << 16
+  small = (x.dtype in (jnp.bfloat16, jnp.float16)
+           and x.shape[axis] <= 1 << 16)
   largest, index, total = platform.by_platform(
       functools.partial(_pool_one_pass, axis=axis),
       functools.partial(_pool_plain, axis=axis), x,
@@ -87,8 +91,9 @@ def _pool_one_pass(x, axis):
   # Short reductions are unrolled, and those of an axis before another one are
   # vectors: a long axis, and the last one, is reduced in steps.
   while (part := _part(found[0].shape[axis])) > 1:
-    found = tuple(f.reshape(*f.shape[:axis], part, -1, *f.shape[axis + 1:])
-                  for f in found)
+    found = tuple(
+        f.reshape(*f.shape[:axis], part, f.shape[axis] // part,
+                  *f.shape[axis + 1:]) for f in found)
     found = lax.reduce(found, start, combine, (axis,))
   largest, index, total = lax.reduce(found, start, combine, (axis,))
   return largest.astype(x.dtype), index, total
@@ -179,7 +184,7 @@ def _convolve_plain(planes, kernel):
 
 def _convolve_on_cpu(planes, kernel):
   # From one plane to two, as gradients go, windows would have few channels.
-  if planes.shape[1] == 1 and planes.shape[2] <= _SHORT:
+  if planes.shape[1] == 1 and planes.shape[2] in _SHORT:
     return _convolve_first(planes, kernel)
   return _convolve_banded(planes, kernel)
 
@@ -210,9 +215,11 @@ def _convolve_dense(planes, kernel):
 def _turns(shape):
   """Tells whether the first axis is to be channels, not the last.
 
-  Matrix units are quick at channels in eights.
+  Matrix units are quick at channels in eights; of many channels, most of the
+  matrix is zeros.
   """
-  return shape[4] % 8 != 0 and shape[2] % 8 == 0
+  first, last = shape[2], shape[4]
+  return (first < last > _LONG) or (last % 8 != 0 and first % 8 == 0)
 
 
 def _convolve_first(planes, kernel):

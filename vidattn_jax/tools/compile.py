@@ -1,8 +1,9 @@
 """What a train step costs on chips that are not there: compiled for them.
 
 The compiler of TPUs, `libtpu`, describes any topology and compiles for it on a
-machine without a TPU. All figures are the compiler's own counts for the program
-of a run, beside what the chip's maker publishes; none is a measurement.
+machine without a TPU. All figures are counts for the compiled program of a run,
+the compiler's own but for `memory_traffic`, beside what the chip's maker
+publishes; none is a measurement.
 """
 
 import dataclasses
@@ -169,12 +170,22 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
                 key=lambda c: -c.bytes)
 
 
+_COMPUTATION = re.compile(
+    r'^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \([^\n]*\{$'
+    r'(?P<body>.*?)^\}',
+    re.MULTILINE | re.DOTALL)
 _INSTRUCTION = re.compile(
     r'\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) '
     r'(?P<kind>[\w\-]+)\((?P<rest>.*)')
 _OPERAND = re.compile(r'%([\w.\-]+)')
 _PLACED = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?')
-# What moves nothing, and what a later instruction ends.
+# Where operands end: what follows are attributes.
+_ATTRIBUTES = re.compile(r'\)(?:, [\w\-]+=|$)')
+_CALLED = re.compile(r'(?:body|to_apply)=%([\w.\-]+)')
+_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}|'
+                       r'(?:true|false)_computation=%([\w.\-]+)')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# What moves nothing.
 _FREE = ('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast')
 _ON_CHIP = 'S(1)'
 
@@ -182,35 +193,52 @@ _ON_CHIP = 'S(1)'
 def memory_traffic(text: str) -> int:
   """Counts the bytes that a compiled program moves to and from a chip's memory.
 
-  `bytes accessed` also has what is read and written in the fast memory on the
-  chip, where TPUs' compiler keeps arrays that fit. Here every instruction reads
-  its operands and writes its results once, kernels too, where they are not
-  there; a move from one memory to the other counts once.
+  The compiler's count of `bytes accessed` also has what is read and written in
+  the fast memory on the chip, where that of TPUs keeps arrays that fit. Here
+  every instruction reads its operands and writes its results once, kernels too,
+  where they are not there; a move from one memory to the other counts once. A
+  loop counts as often as it runs, or once if that is not known; of branches the
+  dearest counts.
 
   Args:
-    text: the program, as `compiled.as_text()` returns it. What stands in a loop
-      or a branch does not count.
+    text: the program, as `compiled.as_text()` returns it.
   """
+  bodies, entry = {}, None
+  for match in _COMPUTATION.finditer(text):
+    bodies[match['name']] = match['body']
+    entry = match['name'] if match['entry'] else entry
+  return _traffic(bodies, entry)
+
+
+def _traffic(bodies, name):
+  """Returns the bytes that one computation of a program moves."""
   places, total = {}, 0
-  for match in map(_INSTRUCTION.match,
-                   text[text.rindex('\nENTRY '):].splitlines()):
+  for match in map(_INSTRUCTION.match, bodies[name].splitlines()):
     if match is None:
       continue
-    kind = match['kind']
-    arrays = [(_size(dtype, lengths), _ON_CHIP in layout)
-              for dtype, lengths, layout in _PLACED.findall(match['shape'])]
-    # Results of what has begun are those of its end.
-    places[match['name']] = [] if kind.endswith('-start') else arrays
-    if kind in _FREE:
+    kind, rest = match['kind'], match['rest']
+    operands = _ATTRIBUTES.split(rest, maxsplit=1)[0]
+    results = [(_size(dtype, lengths), _ON_CHIP in layout)
+               for dtype, lengths, layout in _PLACED.findall(match['shape'])]
+    read = [array for operand in _OPERAND.findall(operands)
+            for array in places.get(operand, [])]
+    # What has begun reads, and writes, where it ends.
+    begins = kind.endswith('-start')
+    places[match['name']] = read if begins else results
+    if kind in _FREE or begins:
       continue
     if kind in ('copy-done', 'slice-done'):
-      total += sum(size for size, _ in arrays)
-      continue
-    if kind.endswith('-start'):
-      continue
-    for operand in _OPERAND.findall(match['rest'].partition(')')[0]):
-      arrays = arrays + places.get(operand, [])
-    total += sum(size for size, on_chip in arrays if not on_chip)
+      total += sum(size for size, _ in results)
+    elif kind in ('while', 'call'):
+      trips = _TRIPS.search(rest)
+      total += (int(trips[1]) if trips else 1) * _traffic(
+          bodies, _CALLED.search(rest)[1])
+    elif kind == 'conditional':
+      total += max(_traffic(bodies, branch) for found in
+                   _BRANCHES.findall(rest)
+                   for branch in re.findall(r'[\w.\-]+', ' '.join(found)))
+    else:
+      total += sum(size for size, on_chip in results + read if not on_chip)
   return total
 
 
