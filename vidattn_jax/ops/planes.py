@@ -259,10 +259,9 @@ def _band(kernel, rows, columns, offset):
 
 
 def _taps(band, rows, columns, offset):
-  """Adds up what `_band` spread: its transpose, in float32 or wider."""
+  """Adds up what `_band` spread: its transpose."""
   a, b, p, q = band.shape
-  band = band.astype(_wide(band)).reshape(
-      a, b, p // rows, rows, q // columns, columns)
+  band = band.reshape(a, b, p // rows, rows, q // columns, columns)
   return jnp.stack([jnp.where(here, band, 0).sum((3, 5))
                     for here in _places(rows, columns, offset)], axis=2)
 
@@ -314,7 +313,7 @@ def _kernel_gradient_banded(planes, g):
   band = jax.ShapeDtypeStruct((3, 3, p * (_BLOCK + 2), _BLOCK), planes.dtype)
   band, = jax.linear_transpose(
       lambda t: _convolve_windows(windows, t), band)(_blocks(g[:, None]))
-  return _taps(band, _BLOCK + 2, _BLOCK, 0).astype(planes.dtype)
+  return _taps(band, _BLOCK + 2, _BLOCK, 0)
 
 
 def _kernel_gradient_dense(planes, g):
@@ -335,7 +334,7 @@ def _kernel_gradient_last(planes, g):
   dense = jax.ShapeDtypeStruct((3, 3, p * length, length), planes.dtype)
   dense, = jax.linear_transpose(
       lambda t: _convolve_windows(x, t), dense)(g)
-  return _taps(dense, length, length, 1).astype(planes.dtype)
+  return _taps(dense, length, length, 1)
 
 
 def _convolve_fwd(planes, kernel):
