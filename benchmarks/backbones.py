@@ -64,6 +64,32 @@ def random_variables(model, video):
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def make_step(model, optimizer):
+  """Returns a train step: (state, video, labels) -> state after it.
+
+  Args:
+    model: the network.
+    optimizer: what optax makes.
+  """
+
+  def step(state, video, labels):
+    def loss(params):
+      outputs, updated = model.apply(
+          {**state['variables'], 'params': params}, video, train=True,
+          mutable=['batch_stats'])
+      return optax.softmax_cross_entropy_with_integer_labels(
+          outputs['logits'], labels).mean(), updated
+
+    params = state['variables']['params']
+    grads, updated = jax.grad(loss, has_aux=True)(params)
+    updates, optimizer_state = optimizer.update(grads, state['optimizer'])
+    params = optax.apply_updates(params, updates)
+    return {'variables': {**updated, 'params': params},
+            'optimizer': optimizer_state}
+
+  return step
+
+
 def step_of_jax(model, variables, video, labels, clock=time.perf_counter):
   """Compiles a train step.
 
@@ -79,32 +105,17 @@ def step_of_jax(model, variables, video, labels, clock=time.perf_counter):
     time in s).
   """
   optimizer = optax.sgd(_RATE, _MOMENTUM)
-
-  def step(state, video):
-    def loss(params):
-      outputs, updated = model.apply(
-          {**state['variables'], 'params': params}, video, train=True,
-          mutable=['batch_stats'])
-      log_p = jax.nn.log_softmax(outputs['logits'])
-      return -jnp.take_along_axis(log_p, labels[:, None], 1).mean(), updated
-
-    params = state['variables']['params']
-    grads, updated = jax.grad(loss, has_aux=True)(params)
-    updates, optimizer_state = optimizer.update(grads, state['optimizer'])
-    params = optax.apply_updates(params, updates)
-    return {'variables': {**updated, 'params': params},
-            'optimizer': optimizer_state}
-
   state = jax.tree.map(jnp.array, {
       'variables': variables, 'optimizer': optimizer.init(variables['params'])})
-  video, labels = jnp.asarray(video), jnp.asarray(labels)
+  batch = jnp.asarray(video), jnp.asarray(labels)
   start = clock()
-  compiled = jax.jit(step, donate_argnums=0).lower(state, video).compile()
+  compiled = jax.jit(make_step(model, optimizer), donate_argnums=0).lower(
+      state, *batch).compile()
   taken = clock() - start
 
   def run():
     nonlocal state
-    state = jax.block_until_ready(compiled(state, video))
+    state = jax.block_until_ready(compiled(state, *batch))
     return state
 
   return run, taken

@@ -31,7 +31,17 @@ import sys
 import tempfile
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import torch
+
+from benchmarks import backbones
+from vidattn_jax.models import get_model
+from vidattn_jax.tools import check_conversion
+from vidattn_jax.tools import chips
+from vidattn_jax.tools import complexity
 
 CASES = ('tsm_r50', 'tsm_r50:CinST->STinC', 'resnext3d_101',
          'resnext3d_101:STA')
@@ -56,35 +66,13 @@ def _arguments(case, options):
 
 def _of_jax(case, options):
   """Yields (batch, step, facts) for each batch; a step runs `_STEPS` steps."""
-  import jax
-  import jax.numpy as jnp
-  import optax
-
-  from benchmarks import backbones
-  from vidattn_jax.models import get_model
-  from vidattn_jax.tools import complexity
   arguments, batches = _arguments(case, options)
   model = get_model(**arguments)
   # A step is three passes, and a multiply-add two operations.
   flops = 6 * complexity.complexity(model).macs
   optimizer = optax.sgd(1e-3, 0.9)
+  step = backbones.make_step(model, optimizer)
   device = jax.devices()[0]
-
-  def step(state, video, labels):
-    def loss(params):
-      outputs, updated = model.apply(
-          {**state['variables'], 'params': params}, video, train=True,
-          mutable=['batch_stats'])
-      return optax.softmax_cross_entropy_with_integer_labels(
-          outputs['logits'], labels).mean(), updated
-
-    params = state['variables']['params']
-    grads, updated = jax.grad(loss, has_aux=True)(params)
-    updates, optimizer_state = optimizer.update(grads, state['optimizer'])
-    return {'variables': {**updated,
-                          'params': optax.apply_updates(params, updates)},
-            'optimizer': optimizer_state}
-
   for batch in batches:
     video = jax.random.normal(
         jax.random.key(1), (batch, *model.image_shape), jnp.bfloat16)
@@ -98,7 +86,7 @@ def _of_jax(case, options):
     seconds = time.perf_counter() - start
     costs = compiled.cost_analysis()
     state = jax.block_until_ready(compiled(state, video, labels))
-    run = _repeated(jax, compiled, state, video, labels)
+    run = _repeated(compiled, state, video, labels)
     del state, variables
 
     def memory():
@@ -110,7 +98,7 @@ def _of_jax(case, options):
         'free': lambda: None}
 
 
-def _repeated(jax, compiled, state, *batch):
+def _repeated(compiled, state, *batch):
   """Returns a function that takes `_STEPS` steps from where the last ended."""
 
   def run():
@@ -124,10 +112,6 @@ def _repeated(jax, compiled, state, *batch):
 
 def _of_torch(case, options, compiled):
   """As `_of_jax`."""
-  import torch
-
-  from vidattn_jax.models import get_model
-  from vidattn_jax.tools import check_conversion
   arguments, batches = _arguments(case, options)
   model = get_model(**arguments)
   network, _ = check_conversion.twin(arguments, model)
@@ -354,9 +338,6 @@ def main(argv=None):
   if options.work:
     _work(options)
     return
-  import torch
-
-  from vidattn_jax.tools import chips
   gpu = torch.cuda.is_available()
   options.tiny |= not gpu
   device = torch.cuda.get_device_name() if gpu else 'CPU; sizes are tiny'
