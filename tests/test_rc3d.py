@@ -11,6 +11,7 @@ import seeded
 from vidattn_jax import convert
 from vidattn_jax import models
 from vidattn_jax.detection import segments as segments_lib
+from vidattn_jax.training import initialize
 from vidattn_jax.training import losses
 
 pytestmark = pytest.mark.usefixtures('plain_forms')
@@ -142,6 +143,24 @@ def test_published_weights_have_a_place_each():
   converted = convert.from_torch(model, weights, (16, 112, 112, 3))
   assert jax.tree.map(lambda x: x.shape, converted['params']) == jax.tree.map(
       lambda x: x.shape, tree['params'])
+
+
+def test_published_weights_see_the_same_colours(tmp_path, monkeypatch):
+  model, variables = _network()
+  file = tmp_path / 'w.safetensors'
+  convert.save_file(file, convert.to_torch(model, variables, 'rc3d'))
+  # Drawing fresh weights takes long to compile, and none is left.
+  monkeypatch.setattr(initialize.state, 'init_variables', lambda *_: (
+      jax.tree.map(np.zeros_like, variables)))
+  started, said = initialize.load_weights(str(file), model, jax.random.key(0))
+  assert 'turned to take RGB' in said
+  expected = convert.swap_colours(model, variables)
+  first = expected['params']['backbone']['conv1']['conv']['kernel']
+  np.testing.assert_array_equal(
+      first, variables['params']['backbone']['conv1']['conv']['kernel'][
+          ..., ::-1, :])
+  jax.tree.map(np.testing.assert_array_equal, started['params'],
+               expected['params'])
 
 
 def _truth(*rows, most=5):

@@ -169,7 +169,8 @@ LAYOUTS = {
     # By the names of the layers, and as a numbered sequence.
     'c3d': Layout(_C3D, 'C3D', rank=5, bgr=True),
     'c3d_sports1m': Layout(_C3D_SEQUENCE, 'C3D', rank=5, bgr=True),
-    'rc3d': Layout(_RC3D, 'C3D', rank=5),
+    # The PyTorch code of R-C3D, which reads frames as OpenCV does.
+    'rc3d': Layout(_RC3D, 'C3D', rank=5, bgr=True),
     'p3d': Layout(_P3D, 'P3D', counters=False, rank=5),
     # With and without gates; the authors of TSN.
     'bninception': Layout(_BNINCEPTION, 'BNInception', bgr=True),
