@@ -20,7 +20,7 @@ def _after_a_step(c, **keys):
   mesh = train.check(c)
   model = state_lib.build_model(state_lib.model_arguments(
       c, len(small.CLASSES)))
-  shapes, shardings = programs.state_shapes(c, mesh, model)
+  _, shapes, shardings = programs.initializer(c, mesh, model)
   rng = np.random.default_rng(0)
   state = jax.tree_util.tree_map_with_path(
       lambda path, s: _value(rng, path, s), shapes)
@@ -93,7 +93,7 @@ def test_sharded_parameters_are_gathered_and_no_clip_is(c, monkeypatch):
   c.mesh.update(data=-1, shard_parameters=True)
   model = state_lib.build_model(state_lib.model_arguments(
       c, compile_lib.DEFAULT_CLASSES))
-  shapes, shardings = programs.state_shapes(c, train.check(c), model)
+  _, shapes, shardings = programs.initializer(c, train.check(c), model)
   split = [s.size * 4 for s, where in zip(
       *map(jax.tree.leaves, (shapes.params, shardings.params)))
            if not where.is_fully_replicated]

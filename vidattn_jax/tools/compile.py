@@ -312,9 +312,10 @@ def lower(config, topology: Topology, clips: int):
   classes = arguments['num_classes']
   model = state_lib.build_model(arguments, freeze=tuple(config.freeze),
                                 partial_bn=config.partial_bn)
-  shapes = programs.train_step_arguments(config, mesh, model, classes)
-  shardings = jax.tree.map(lambda s: s.sharding, shapes[0])
+  _, shapes, shardings = programs.initializer(config, mesh, model)
   step = programs.train_step(config, mesh, model, classes, shardings)
+  shapes = programs.train_step_arguments(config, mesh, model, classes, shapes,
+                                         shardings)
   platform = 'cpu' if topology.chip is None else 'tpu'
   return step.trace(*shapes).lower(lowering_platforms=(platform,))
 

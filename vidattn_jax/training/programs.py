@@ -11,18 +11,8 @@ from vidattn_jax.training import sharding
 from vidattn_jax.training import state as state_lib
 
 
-def initializer(model, config):
-  """Returns the function from the data of a key to the first state."""
-
-  def create(key):
-    variables = state_lib.init_variables(model, jax.random.wrap_key_data(key))
-    return state_lib.create_state(variables, config)
-
-  return create
-
-
-def state_shapes(config, mesh, model):
-  """Returns the first state's shapes, and how it lies on the mesh.
+def initializer(config, mesh, model):
+  """Returns what makes the first state, and how that lies on the mesh.
 
   Args:
     config: the run's configuration.
@@ -30,14 +20,20 @@ def state_shapes(config, mesh, model):
     model: the network.
 
   Returns:
-    (tree of shapes, tree of shardings).
+    (jitted function from the data of a key to the state, tree of shapes, tree
+    of shardings).
   """
-  # Shapes first: nothing is computed or stored twice, and every leaf is made
-  # where it will lie.
-  shapes = jax.eval_shape(initializer(model, config),
-                          state_lib.key_data(config.seed))
-  return shapes, sharding.state_sharding(mesh, shapes,
-                                         config.mesh.shard_parameters)
+
+  def create(key):
+    variables = state_lib.init_variables(model, jax.random.wrap_key_data(key))
+    return state_lib.create_state(variables, config)
+
+  # Shapes first: nothing is stored twice, and every leaf is made where it will
+  # lie. Both are asked of one function, so that it is traced once.
+  shapes = jax.eval_shape(create, state_lib.key_data(config.seed))
+  shardings = sharding.state_sharding(mesh, shapes,
+                                      config.mesh.shard_parameters)
+  return jax.jit(create, out_shardings=shardings), shapes, shardings
 
 
 def train_step(config, mesh, model, num_classes, shardings, see=None):
@@ -56,7 +52,7 @@ def train_step(config, mesh, model, num_classes, shardings, see=None):
       donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
 
 
-def train_step_arguments(config, mesh, model, num_classes):
+def train_step_arguments(config, mesh, model, num_classes, shapes, shardings):
   """Returns the shapes, with their shardings, of a train step's arguments.
 
   Args:
@@ -64,12 +60,13 @@ def train_step_arguments(config, mesh, model, num_classes):
     mesh: the mesh.
     model: the network.
     num_classes: see `train_step`.
+    shapes: those of the state.
+    shardings: how it lies on the mesh.
 
   Returns:
     (state, batch, key, learning rate), as `state.make_train_step` has them;
     without edited attention.
   """
-  shapes, shardings = state_shapes(config, mesh, model)
 
   def placed(shape, dtype, where):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)

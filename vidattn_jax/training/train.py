@@ -193,7 +193,7 @@ def _start(config, mesh, model, checkpoints):
   In this order: the newest checkpoint of the workdir, the weights that the
   configuration names, fresh weights.
   """
-  shapes, shardings = programs.state_shapes(config, mesh, model)
+  create, shapes, shardings = programs.initializer(config, mesh, model)
   state = checkpoints.restore_latest(shapes, shardings, writer_lib.say)
   if state is not None:
     writer_lib.say(f'Resumed {checkpoints.directory.parent} at step '
@@ -205,8 +205,7 @@ def _start(config, mesh, model, checkpoints):
     state = jax.jit(lambda v: state_lib.create_state(v, config),
                     out_shardings=shardings)(variables)
   else:
-    state = jax.jit(programs.initializer(model, config),
-                    out_shardings=shardings)(state_lib.key_data(config.seed))
+    state = create(state_lib.key_data(config.seed))
   return state, shardings
 
 
