@@ -198,6 +198,9 @@ def get_config():
   detection.annotations = ''
   detection.train_subset = 'training'
   detection.eval_subset = 'validation'
+  # Files of the same kinds that annotate further videos to train on, such as a
+  # CSV table of trimmed ones; their classes are some of the above.
+  detection.more_annotations = ()
   # S-CNN: lengths of the windows, in frames at `data.frame_rate`, and the share
   # that neighbours of one length have in common. `model.num_frames` are taken
   # evenly from each.

@@ -8,8 +8,10 @@ None where the file does not tell it.
 import csv
 import dataclasses
 import json
+import math
 import os
 import re
+import zipfile
 
 import numpy as np
 
@@ -32,7 +34,9 @@ _COLUMNS = {'video': ('video', 'path', 'name'),
             'start': ('start', 'start_s', 't_start'),
             'end': ('end', 'end_s', 't_end'),
             'label': ('label', 'class'), 'score': ('score',),
-            'subset': ('subset', 'split')}
+            'subset': ('subset', 'split'), 'duration': ('duration',)}
+# What THUMOS'14 calls a segment of no certain class.
+_AMBIGUOUS = 'Ambiguous'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +59,10 @@ def read(path, subset=None) -> Annotations:
   Args:
     path: JSON in the layout of ActivityNet (`database`) or with `classes` and
       `subsets`; a CSV table with the columns video, start, end, label and
-      perhaps subset; or a folder of THUMOS'14, of files Class_test.txt and
-      Class_val.txt in it or below.
+      perhaps subset and duration; or a folder of THUMOS'14, of files
+      Class_test.txt and Class_val.txt in it or below. A row of a table without
+      times is an action as long as its video, a row without a label, too, a
+      video without actions; the label Ambiguous is that of no class.
     subset: which videos; may be left out if there is one subset only. Of
       THUMOS'14 val or test.
 
@@ -140,8 +146,16 @@ def _duration(path, name, video):
   """Returns the seconds of a video, or None."""
   _check_is(dict, video, path, f'the video {name}')
   duration = video.get('duration')
-  return None if duration is None else _number(
+  return None if duration is None else _seconds(
       duration, f'{path}, duration of {name}')
+
+
+def _seconds(value, where):
+  """Returns how long a video is."""
+  number = _number(value, where)
+  if not 0 < number < math.inf:
+    raise ValueError(f'{where}: a video is not {value} s long')
+  return number
 
 
 def _times(path, name, video, key, size):
@@ -175,7 +189,7 @@ def _read_activitynet(path, content):
   # ActivityNet's is a tree; names alone are the classes themselves.
   named = [name for name in taxonomy if isinstance(name, str)]
   classes = tuple(named or sorted(used))
-  _check_classes(path, used, classes)
+  check_classes(path, used, classes)
   subsets = {}
   for name, video in database.items():
     truth = _truth(_duration(path, name, video))
@@ -191,7 +205,7 @@ def _read_activitynet(path, content):
   return subsets, classes
 
 
-def _check_classes(where, used, classes):
+def check_classes(where, used, classes):
   """Raises a ValueError if a class is not one of those that there are."""
   strange = sorted(set(used) - set(classes))
   if strange:
@@ -214,13 +228,13 @@ def _read_thumos14(folder):
         raise ValueError(f'{place}: {kind}_{end}.txt is missing')
     for kind in kinds:
       path = os.path.join(place, f'{kind}_{end}.txt')
-      if kind != 'Ambiguous':
-        _check_classes(path, [kind], tuple(THUMOS14))
+      if kind != _AMBIGUOUS:
+        check_classes(path, [kind], tuple(THUMOS14))
       for video, start, stop in thumos14_rows(path, subset):
         truth = subsets.setdefault(end, {}).setdefault(video, _truth())
         # The published evaluation takes either order.
         times = tuple(sorted((float(start), float(stop))))
-        if kind == 'Ambiguous':
+        if kind == _AMBIGUOUS:
           truth['ambiguous'].append(times)
         else:
           truth['segments'].append((*times, list(THUMOS14).index(kind)))
@@ -276,18 +290,62 @@ def _read_table(path):
   """Returns ({subset: {video: truth}}, classes)."""
   rows = list(_rows(path, ('video', 'start', 'end', 'label')))
   for where, row in rows:
-    for column in ('video', 'label'):
-      if not row[column]:
-        raise ValueError(f'{where}: its {column} is empty')
-  classes = tuple(sorted({row['label'] for _, row in rows}))
+    timed = bool(row['start']), bool(row['end'])
+    if not row['video']:
+      raise ValueError(f'{where}: its video is empty')
+    if timed[0] != timed[1] or (timed[0] and not row['label']):
+      missing = next(c for c in ('start', 'end', 'label') if not row[c])
+      raise ValueError(f'{where}: its {missing} is empty')
+  classes = tuple(sorted({row['label'] for _, row in rows}
+                         - {'', _AMBIGUOUS}))
   subsets = {}
   for where, row in rows:
     videos = subsets.setdefault(row.get('subset', ''), {})
     truth = videos.setdefault(row['video'], _truth())
-    truth['segments'].append((
-        _number(row['start'], where), _number(row['end'], where),
-        classes.index(row['label'])))
+    if row.get('duration'):
+      seconds = _seconds(row['duration'], where)
+      if truth['duration'] not in (None, seconds):
+        raise ValueError(f'{where}: {row["video"]} is {seconds:g} s long here, '
+                         f'{truth["duration"]:g} s before')
+      truth['duration'] = seconds
+    times = (0.0, math.inf)
+    if row['start']:
+      times = _number(row['start'], where), _number(row['end'], where)
+    if row['label'] == _AMBIGUOUS:
+      truth['ambiguous'].append(times)
+    elif row['label']:
+      truth['segments'].append((*times, classes.index(row['label'])))
+  for videos in subsets.values():
+    for name, truth in videos.items():
+      if truth['duration'] is not None:
+        videos[name] = ended(truth, truth['duration'])
   return subsets, classes
+
+
+def ended(truth, seconds) -> dict:
+  """Returns the truth of a video whose length is known.
+
+  Args:
+    truth: see above; what is as long as its video ends at infinity.
+    seconds: its length, at which that ends now.
+  """
+  return {'duration': seconds, **{key: [
+      (row[0], seconds if row[1] == math.inf else row[1], *row[2:])
+      for row in truth[key]] for key in ('segments', 'ambiguous')}}
+
+
+def find_name(name, videos) -> str | None:
+  """Returns what annotations call a video, or None if they do not know it.
+
+  Args:
+    name: its name: that of a file, without folder and ending.
+    videos: names in the annotations; those may have both. ActivityNet's lack
+      the `v_` with which its files begin.
+  """
+  if name in videos:
+    return name
+  known = {os.path.splitext(os.path.basename(v))[0]: v for v in videos}
+  return known.get(name, known.get(name.removeprefix('v_')))
 
 
 def read_detections(path, annotations) -> dict:
@@ -322,8 +380,10 @@ def read_detections(path, annotations) -> dict:
   else:
     rows = list(_result_rows(path))
   places = {name: i for i, name in enumerate(annotations.classes)}
-  _check_classes(path, {row[4] for row in rows}, annotations.classes)
-  return {'video': np.asarray([row[1] for row in rows], str),
+  check_classes(path, {row[4] for row in rows}, annotations.classes)
+  names = {name: find_name(name, annotations.videos) or name
+           for name in {row[1] for row in rows}}
+  return {'video': np.asarray([names[row[1]] for row in rows], str),
           **{key: np.asarray([_number(row[i], row[0]) for row in rows], float)
              for key, i in (('start', 2), ('end', 3), ('score', 5))},
           'label': np.asarray([places[row[4]] for row in rows], int)}
@@ -348,6 +408,7 @@ def _result_rows(path):
   if not isinstance(results, dict):
     raise ValueError(f'{path}: it has no results, as ActivityNet has')
   for video, found in results.items():
+    _check_is(list, found, path, f'what is found in {video}')
     for i, one in enumerate(found):
       where = f'{path}, detection {i} of {video}'
       try:
@@ -365,9 +426,14 @@ def _read_arrays(path, annotations):
       columns = {key: data[key] for key in keys}
   except FileNotFoundError:
     raise ValueError(f'{path}: no such file') from None
-  except (KeyError, ValueError, OSError, EOFError) as error:
+  except (KeyError, ValueError, OSError, EOFError,
+          zipfile.BadZipFile) as error:
     raise ValueError(f'{path}: it holds no detections '
                      f'({str(error)[:80]})') from None
+  for key in ('start', 'end', 'score'):
+    if columns[key].dtype.kind not in 'fiu':
+      raise ValueError(f'{path}: its {key} are no numbers but '
+                       f'{str(columns[key].ravel()[:1])[:40]}')
   if columns['video'].dtype.kind in 'iu':
     by_number = {}
     for name in annotations.videos:
@@ -383,7 +449,7 @@ def _read_arrays(path, annotations):
         for number in columns['video'].tolist()])
   if columns['label'].dtype.kind not in 'iu':
     labels = [str(label) for label in columns['label']]
-    _check_classes(path, labels, annotations.classes)
+    check_classes(path, labels, annotations.classes)
     columns['label'] = np.asarray(
         [annotations.classes.index(label) for label in labels], int)
   return columns

@@ -100,14 +100,23 @@ def read_annotations(config, split):
     ValueError: they cannot be read, there is no such subset, or a segment ends
       before it starts; one sentence.
   """
-  path = config.detection.annotations
+  subset = config.detection[f'{split}_subset']
+  found = _read(config, config.detection.annotations, subset)
+  for path in config.detection.more_annotations if split == 'train' else ():
+    found = _with(found, path, _read(config, path, subset))
+  return found
+
+
+def _read(config, path, subset):
+  """Reads one of the files, and checks its segments."""
   below = storage.join(config.data.root, path)
   if not os.path.isabs(path) and os.path.exists(below):
     path = below
-  found = annotations.read(path, config.detection[f'{split}_subset'])
+  found = annotations.read(path, subset)
+  # An action as long as its video has no end before that is known.
   reversed_ = [(name, row) for name, video in found.videos.items()
                for row in (*video['segments'], *video['ambiguous'])
-               if not (all(map(math.isfinite, row[:2])) and row[0] < row[1])]
+               if not -math.inf < row[0] < row[1]]
   if reversed_:
     name, row = reversed_[0]
     raise ValueError(
@@ -115,6 +124,26 @@ def read_annotations(config, split):
         f'does not end after it starts ({len(reversed_)} such); mend the '
         'annotations')
   return found
+
+
+def _with(found, path, more):
+  """Returns annotations with the videos of a further file.
+
+  Args:
+    found: what is known.
+    path: name of the file, for messages.
+    more: what it holds; its classes are some of those that are known.
+  """
+  annotations.check_classes(path, more.classes, found.classes)
+  double = sorted(set(found.videos) & set(more.videos))
+  if double:
+    raise ValueError(f'{path}: {double[0]} is annotated in another file, too '
+                     f'({len(double)} such); leave it out of one')
+  places = [found.classes.index(name) for name in more.classes]
+  videos = {name: {**video, 'segments': [
+      (*row[:2], places[row[2]]) for row in video['segments']]}
+            for name, video in more.videos.items()}
+  return dataclasses.replace(found, videos={**found.videos, **videos})
 
 
 def load(config, split, index_file=''):
@@ -183,11 +212,14 @@ def _places(data, names):
     stem = os.path.splitext(name)[0]
     for known in {name, stem, os.path.basename(name), os.path.basename(stem)}:
       found.setdefault(known, []).append(path)
-  double = next((name for name in names if len(found.get(name, ())) > 1), None)
+  # ActivityNet's annotations leave out how its files begin.
+  found = {name: found.get(name) or found.get(f'v_{name}', ())
+           for name in names}
+  double = next((name for name, paths in found.items() if len(paths) > 1), None)
   if double:
     raise ValueError(f'{data.root}: {double} may be {found[double][0]} or '
                      f'{found[double][1]}; leave one of them there')
-  return {name: found[name][0] for name in names if name in found}
+  return {name: paths[0] for name, paths in found.items() if paths}
 
 
 def _video(name, path, entry, truth, data, odd):
@@ -210,7 +242,7 @@ def _video(name, path, entry, truth, data, odd):
     if start >= seconds or end <= 0:
       note('segments outside of their video, left out')
       continue
-    if end > seconds + 1 / rate or start < 0:
+    if seconds + 1 / rate < end < math.inf or start < 0:
       note('segments that reach past an end of their video, cut there')
     row = max(float(start), 0.0), min(float(end), seconds), int(label)
     if row in kept:
@@ -223,7 +255,7 @@ def _video(name, path, entry, truth, data, odd):
   if not truth['segments']:
     note('videos without a segment, all background')
   return Video(name, path, len(numbers), rate, tuple(kept),
-               {**truth, 'duration': seconds}, entry, video=name)
+               annotations.ended(truth, seconds), entry, video=name)
 
 
 def count_and_name(what, names):

@@ -207,6 +207,13 @@ def test_truth_that_cannot_be_is_one_error(truth, change, message):
     _figures(truth, _rows(('a', 0, 10, 0, 0.9)))
 
 
+def test_overlaps_are_counted_beyond_neighbours():
+  truth = {'a': {'segments': [(1, 99, 0), (2, 3, 0), (50, 60, 0), (50, 60, 1)]}}
+  result = _figures(truth, _rows(('a', 1, 99, 0, 0.9)))
+  assert any('2 true segments that overlap another of their class' in note
+             for note in result.notes)
+
+
 @pytest.mark.parametrize('row,message', [
     (('a', 0, 10, 3, 0.9), 'is of class 3; there are classes 0 to 2'),
     (('a', 0, np.inf, 0, 0.9), 'has the end inf; it must be a number'),
@@ -359,6 +366,14 @@ def test_folder_of_thumos14(thumos, tmp_path):
     ('t.csv', 'video,start,end,label\nv,1,x,run\n', "line 2: 'x' is no number"),
     ('t.csv', 'video,start,end,label,subset\nv,1,2,run,a\nv,1,2,run,b\n',
      "several subsets; choose 'a' or 'b'"),
+    ('t.csv', 'video,start,end,label\nv,1,2,\n', 'line 2: its label is empty'),
+    ('t.csv', 'video,start,end,label\nv,1,,run\n', 'line 2: its end is empty'),
+    ('t.csv', 'video,start,end,label\n,1,2,run\n', 'its video is empty'),
+    ('t.csv', 'video,start,end,label,duration\nv,1,2,run,8\nv,3,4,run,9\n',
+     'line 3: v is 9 s long here, 8 s before'),
+    ('t.json', '{"database": {"v": {"duration": NaN}}}',
+     'duration of v: a video is not nan s long'),
+    ('t.json', '{"database": {"v": {"duration": -3}}}', 'is not -3 s long'),
     (None, '', 'no such file')])
 def test_files_of_truth_that_cannot_be_read(tmp_path, name, text, message):
   path = tmp_path / (name or 'absent.json')
@@ -368,13 +383,51 @@ def test_files_of_truth_that_cannot_be_read(tmp_path, name, text, message):
     annotations.read(path)
 
 
+def test_tables_may_tell_lengths_and_leave_out_times(tmp_path):
+  path = tmp_path / 't.csv'
+  path.write_text('video,start,end,label,duration\n'
+                  'long,1,2,run,9\nlong,4,5,Ambiguous,9\n'
+                  'trimmed,,,sit,\nwhole,,,run,3.5\nempty,,,,60\n')
+  found = annotations.read(path)
+  assert found.classes == ('run', 'sit')
+  assert found.videos == {
+      'long': {'segments': [(1, 2, 0)], 'ambiguous': [(4, 5)], 'duration': 9},
+      'trimmed': {'segments': [(0, np.inf, 1)], 'ambiguous': [],
+                  'duration': None},
+      'whole': {'segments': [(0, 3.5, 0)], 'ambiguous': [], 'duration': 3.5},
+      'empty': {'segments': [], 'ambiguous': [], 'duration': 60}}
+
+
+def test_videos_are_known_without_folder_ending_and_prefix(files):
+  truth = annotations.read(files / 'truth.json')
+  for known, name in (('a', 'v_a'), ('x/b.mp4', 'b'), ('x/b.mp4', 'v_b')):
+    assert annotations.find_name(name, {known: 0}) == known
+  assert annotations.find_name('c', {'a': 0}) is None
+  assert 'a' in truth.videos
+  (files / 'v.json').write_text(json.dumps({'results': {'v_a': [
+      {'label': truth.classes[0], 'segment': [1, 2], 'score': 1}]}}))
+  found = annotations.read_detections(files / 'v.json', truth)
+  assert found['video'].tolist() == ['a']
+
+
+def test_arrays_of_words_are_no_times(files):
+  truth = annotations.read(files / 'truth.json')
+  np.savez(files / 'w.npz', video=['a'], start=['soon'], end=[1.0], label=[0],
+           score=[1.0])
+  with pytest.raises(ValueError, match=r'w.npz: its start are no numbers'):
+    annotations.read_detections(files / 'w.npz', truth)
+
+
 @pytest.mark.parametrize('name,text,message', [
     ('d.json', '{}', 'no results, as ActivityNet has'),
     ('d.json', '{"results": {"a": [{"label": "run"}]}}', 'detection 0 of a'),
+    ('d.json', '{"results": {"a": null}}',
+     "what is found in a is 'None', not a list"),
     ('d.csv', 'video,start,end,label,score\na,1,2,fly,1\n', "no class 'fly'"),
     ('d.txt', 'a 1 2 7\n', "line 1: it is not 'video start end class score'"),
     ('d.txt', 'a 1 2 8 0.5\n', "no class '8'"),
-    ('d.npz', 'x', 'holds no detections')])
+    ('d.npz', 'x', 'holds no detections'),
+    ('d.npz', 'PK\x03\x04 and no more', 'holds no detections')])
 def test_files_of_detections_that_cannot_be_read(files, name, text, message):
   (files / name).write_text(text)
   truth = annotations.read(files / 'truth.json')

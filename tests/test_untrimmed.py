@@ -136,6 +136,36 @@ def test_what_cannot_be_meant_is_one_error(root, tmp_path, change, overrides,
           **overrides)
 
 
+def test_further_files_annotate_further_videos_to_train_on(root, tmp_path):
+  (tmp_path / 'more.csv').write_text(
+      'video,start,end,label,subset\nc,,,red,training\n')
+  more = {'detection__more_annotations': (str(tmp_path / 'more.csv'),)}
+  _, found = _load(root, **more)
+  assert [v.name for v in found.records] == ['a', 'b', 'c']
+  # All of it, as a trimmed video is.
+  assert found.records[2].segments == ((0.0, 3.84, 1),)
+  assert found.records[2].truth['segments'] == [(0.0, 3.84, 1)]
+  assert found.notes == (
+      '1 videos whose duration is not annotated; that of the file counts: c',)
+  _, judged = _load(root, 'eval', **more)
+  assert [v.segments for v in judged.records] == [((1.6, 2.24, 1),)]
+  for row, message in (('c,,,green,training', "no class 'green'"),
+                       ('a,,,red,training', 'a is annotated in another file')):
+    (tmp_path / 'more.csv').write_text(
+        f'video,start,end,label,subset\n{row}\n')
+    with pytest.raises(ValueError, match=message):
+      _load(root, **more)
+
+
+def test_files_may_begin_with_what_activitynet_leaves_out(root, tmp_path):
+  for path in (root / 'videos').iterdir():
+    (tmp_path / f'v_{path.name}').symlink_to(path)
+  annotated = _changed(root, tmp_path, lambda database: None)
+  _, found = _load(tmp_path, detection__annotations=annotated)
+  assert [(v.name, v.path.rsplit('/')[-1]) for v in found.records] == [
+      ('a', 'v_a.mp4'), ('b', 'v_b.mp4')]
+
+
 def _windows(num_frames):
   starts, lengths = windows.slide(num_frames, (8, 16, 32))
   return starts - 1, lengths

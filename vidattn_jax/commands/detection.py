@@ -109,6 +109,7 @@ def _detect(arguments):
   from input_pipeline import annotations
   from input_pipeline import containers
   from input_pipeline import decode
+  from vidattn_jax.detection import checks
   from vidattn_jax.tools import detect
   from vidattn_jax.tools import timeline
   from vidattn_jax.training import detections
@@ -120,13 +121,14 @@ def _detect(arguments):
   rows, classes = [], []
   if arguments.truth:
     truth = annotations.read(arguments.truth, arguments.subset)
-    known = next((v for v in truth.videos if name in (
-        v, os.path.splitext(os.path.basename(v))[0])), None)
+    known = annotations.find_name(name, truth.videos)
     if known is None:
       raise ValueError(
           f'--truth: {arguments.truth} annotates no video {name!r}; there are '
           f'{next(iter(truth.videos))!r} and others (--name chooses).')
     classes += truth.classes
+    for row in truth.videos[known]['segments']:
+      checks.check_segment(known, row, len(truth.classes))
     rows.append(timeline.Row('truth', [
         (start, end, truth.classes[label], None)
         for start, end, label in truth.videos[known]['segments']]))
@@ -135,7 +137,8 @@ def _detect(arguments):
                for path in arguments.checkpoint}
   if arguments.out:
     os.makedirs(arguments.out, exist_ok=True)
-  strip, table = [], []
+  strip, table, written, broken = [], [], [], []
+  titles = _titles(detectors)
   for number, (path, detector) in enumerate(detectors.items()):
     naming = detector.frame_template, detector.first_frame
     # The length as the header tells it: no pass over the video only for that.
@@ -145,8 +148,8 @@ def _detect(arguments):
     if entry.error:
       raise containers.VideoError(arguments.video, entry.error)
     found, seconds = _stream(arguments, detector, entry,
-                             strip if number == 0 else None)
-    title = os.path.basename(os.path.normpath(path))
+                             strip if number == 0 else None, broken)
+    title = titles[path]
     segments = [(start, end, detector.classes[label], score)
                 for _, start, end, label, score in zip(*(
                     found[key].tolist() for key in (
@@ -161,6 +164,7 @@ def _detect(arguments):
     classes += [c for c in detector.classes if c not in classes]
     if arguments.out:
       file = f'detections{"_" + str(number + 1) if number else ""}.json'
+      written.append(file)
       found['video'] = [name] * len(segments)
       with open(os.path.join(arguments.out, file), 'w',
                 encoding='utf-8') as json_file:
@@ -174,16 +178,32 @@ def _detect(arguments):
     with open(os.path.join(arguments.out, 'timeline.svg'), 'w',
               encoding='utf-8') as file:
       file.write(timeline.draw(name, seconds, rows, classes, strip))
-    print(f'Written to {arguments.out}: detections.json, detections.csv, '
-          'timeline.svg')
+    written += ['detections.csv', 'timeline.svg']
+    print(f'Written to {arguments.out}: {", ".join(written)}')
+  if broken:
+    raise broken[0]
+
+
+def _titles(paths) -> dict:
+  """Returns {path: the fewest of its last parts that tell it from others}."""
+  paths = {path: os.path.normpath(path).split(os.sep) for path in paths}
+  for size in range(1, max(map(len, paths.values())) + 1):
+    titles = {path: '/'.join(parts[-size:]) for path, parts in paths.items()}
+    if len(set(titles.values())) == len(paths):
+      break
+  return titles
 
 
 # Frames of the film strip, and their height in pixels.
 _STRIP, _STRIP_HEIGHT = 12, 120
 
 
-def _stream(arguments, detector, entry, strip):
-  """Returns what is found in a video, and its seconds; fills the strip."""
+def _stream(arguments, detector, entry, strip, broken):
+  """Returns what is found in a video, and its seconds.
+
+  Fills the strip. If the video cannot be read to its end, what came before is
+  looked at, and the error added to `broken`.
+  """
   import numpy as np
   import tqdm
 
@@ -215,15 +235,26 @@ def _stream(arguments, detector, entry, strip):
         template=detector.frame_template, first_frame=detector.first_frame,
         look=look)
     place = functools.partial(pieces.slot, index=0, rate=numbered.rate, mask=1)
-    slots = (place(clip, start=starts[i], length=lengths[i])
-             for i, clip in pieces.cut(frames, starts, lengths,
-                                       detector.pixels['num_frames']))
+
+    def slots():
+      try:
+        for i, clip in pieces.cut(frames, starts, lengths,
+                                  detector.pixels['num_frames']):
+          yield place(clip, start=starts[i], length=lengths[i])
+      except containers.VideoError as error:
+        if not bar.n:
+          raise
+        broken.append(error)
+
     found = detect.detect(
-        detector, pieces.batched(slots, detector.rows, detector.pixels),
+        detector, pieces.batched(slots(), detector.rows, detector.pixels),
         arguments.least_score, arguments.most,
         numbered.num_frames / numbered.rate)
   # What follows the last piece is shorter than a step, and not looked at.
-  if bar.n < (starts + lengths).max():
+  if broken:
+    print(f'{arguments.video}: it cannot be read after frame {bar.n}; what was '
+          'found before is kept.', file=sys.stderr)
+  elif bar.n < (starts + lengths).max():
     print(f'{arguments.video}: its header promises {numbered.num_frames} '
           f'frames; {bar.n} could be had.', file=sys.stderr)
   return found, numbered.num_frames / numbered.rate

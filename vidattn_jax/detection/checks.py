@@ -128,7 +128,7 @@ def check_segment(video, row, num_classes):
   start, end, label = row
   if not (np.isfinite(start) and np.isfinite(end)):
     raise ValueError(f'{video} has a segment from {start} to {end}; both must '
-                     'be numbers.')
+                     'be numbers, or the duration of the video be known.')
   if end <= start:
     raise ValueError(f'{video} has a segment from {start:g} to {end:g} s; it '
                      'must end after it starts.')
@@ -152,15 +152,15 @@ def _note_truth(ground_truth, truth, classes, notes):
       truth.segments[:, 1] > length[truth.video])
   _note(notes, 'true segments that lie outside of their video, kept', [
       truth.videos[i] for i in truth.video[outside]])
-  rows = np.column_stack([truth.video, truth.label, truth.segments])
-  order = np.lexsort(rows.T[::-1])
-  same = np.zeros(len(rows), bool)
-  if len(rows) > 1:
-    same = (np.diff(rows[order][:, :2], axis=0) == 0).all(1) & (
-        rows[order][1:, 2] < rows[order][:-1, 3])
-    same = np.concatenate([[False], same])
-  _note(notes, 'true segments that overlap another of their class, kept', [
-      truth.videos[i] for i in truth.video[order][same]])
+  ends, overlapping = {}, []  # of each video and class, the last end
+  for i in np.lexsort(truth.segments.T[::-1]).tolist():
+    kind = truth.video[i], truth.label[i]
+    start, end = truth.segments[i]
+    if start < ends.get(kind, -np.inf):
+      overlapping.append(truth.videos[kind[0]])
+    ends[kind] = max(end, ends.get(kind, -np.inf))
+  _note(notes, 'true segments that overlap another of their class, kept',
+        sorted(overlapping))
   missing = set(range(len(classes))) - set(truth.label.tolist())
   _note(notes, 'classes without a true segment, left out of the mean', [
       classes[k] for k in sorted(missing)])
