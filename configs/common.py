@@ -300,7 +300,8 @@ def get_config():
   config.ema_decay = 0.0
   # Parameters that stay as they are: prefixes of their names, such as
   # ('backbone/conv1', 'backbone/layer1'); their BatchNorm uses its running
-  # statistics.
+  # statistics. '-attention' beside them leaves out, and trains, the attention
+  # units that lie in what is frozen.
   config.freeze = ()
   # Over what BatchNorm takes its statistics in training: 'global' (the clips of
   # all devices) or 'replica' (those of each device alone, as most published

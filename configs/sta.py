@@ -27,11 +27,14 @@ Fine-tuning: all is trained. The code of MARS trains the last stage and the
 classifier alone:
 --config.freeze=backbone/conv1,backbone/bn1,backbone/layer1,backbone/layer2,\\
 backbone/layer3
+With units in those layers, write `,-attention` behind it, which trains them.
 MARS: a network of flow is trained first (`--config.data.modality=flow
 --config.data.flow_stack=1 --config.data.mean='(0.5,)'
 --config.data.std='(0.00392,)'`, and data.flow_root where flow is stored), then
 that of frames with `--config.distill.teacher=DIR_OF_FLOW`; MERS with
-`--config.distill.how=mers`, too. `vidattn fuse` takes RGB, flow and MARS.
+`--config.distill.how=mers`, too. The code of MARS takes the mean of the logits
+of all streams alike: `vidattn fuse RGB.npz FLOW.npz MARS.npz --logits
+--weights 1 1 1`, of evaluations with eval.average=logits.
 Tests take all clips that do not overlap, and the mean of probabilities, as
 3D-ResNets do; `--config.eval.sampling=consecutive_whole
 --config.eval.average=logits` is the test of MARS.

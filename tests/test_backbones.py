@@ -347,6 +347,8 @@ def test_the_first_statistics_go_on_whatever_their_name():
       'backbone/stem/bn', 'backbone/next/bn', unit}
   # Frozen by name, it does not pass its place on to the next.
   assert changed(model.clone(freeze=('backbone/stem',))) == {unit}
+  assert not changed(model.clone(freeze=('backbone',)))
+  assert changed(model.clone(freeze=('backbone', '-attention'))) == {unit}
 
 
 @pytest.mark.parametrize('name, wrong, message', [

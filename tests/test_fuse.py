@@ -45,6 +45,13 @@ def test_rgb_and_flow_are_fused_one_to_three_on_probabilities(streams):
                                average='logits')
   np.testing.assert_allclose(fuse.fuse([rgb, logits]).scores, expected,
                              rtol=1e-5)
+  # Or logits, all alike, as the code of MARS.
+  np.testing.assert_allclose(
+      fuse.fuse([rgb, logits, rgb], [1, 1, 1], probabilities=False).scores,
+      (2 * rgb.scores + logits.scores) / 3, rtol=1e-6)
+  with pytest.raises(ValueError, match='result 2 holds probabilities'):
+    fuse.fuse(streams, probabilities=False)
+  assert fuse.fuse([flow, flow]).average == 'probabilities'
   # Two of one kind count alike, as they are.
   np.testing.assert_allclose(fuse.fuse([rgb, rgb]).scores, rgb.scores)
   assert fuse.fuse([rgb, rgb]).average == 'logits'

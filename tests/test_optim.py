@@ -120,6 +120,21 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
   assert norm == pytest.approx(0.1, rel=1e-5)
 
 
+def test_units_may_be_left_out_of_what_is_frozen():
+  params = {'backbone': {'layer1': {
+      'conv1': {'kernel': np.ones(1)},
+      'attention': {'conv1': {'kernel': np.ones(1)}}}},
+            'head': {'bias': np.ones(1)}}
+  for freeze, unit in ((('backbone',), 0), (('backbone', '-attention'), 5)):
+    rates = optim.learning_rate_multipliers(params, small.config(
+        freeze=freeze, optimizer__attention_lr=5.0))
+    assert rates['backbone']['layer1'] == {
+        'conv1': {'kernel': 0}, 'attention': {'conv1': {'kernel': unit}}}
+  with pytest.raises(ValueError, match="leaves out '-unit', but nothing"):
+    optim.learning_rate_multipliers(params, small.config(
+        freeze=('backbone', '-unit')))
+
+
 @pytest.mark.parametrize('key,value', [
     ('freeze', ('backbone/layer9',)),
     ('optimizer__lr_multipliers', (('backbone/layer9', 2.0),))])

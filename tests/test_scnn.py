@@ -115,7 +115,11 @@ def test_both_networks_start_from_one_recognizer(tmp_path, monkeypatch, kind):
     convert.save_file(source, convert.to_torch(alone, weights, layout))
   else:
     monkeypatch.setattr(checkpoint, 'load', lambda _: (weights, None, None))
-  found, text = initialize.load_weights(str(source), model, jax.random.key(0))
+  found, text = initialize.load_weights(str(source), model, jax.random.key(0),
+                                        ('localization',))
+  assert 'fresh parameters are frozen' in text and (
+      'drawn: localization/head/bias, localization/head/kernel, localization/'
+      'backbone/layer' in text)
   for name in ('proposal', 'localization'):
     assert f'{name}: ' in text
     own = traverse_util.flatten_dict(found['params'][name])
@@ -131,5 +135,7 @@ def test_both_networks_start_from_one_recognizer(tmp_path, monkeypatch, kind):
   # Its own weights go where they are from.
   if kind == 'checkpoint':
     monkeypatch.setattr(checkpoint, 'load', lambda _: (found, None, None))
-    again, _ = initialize.load_weights(str(source), model, jax.random.key(1))
+    again, text = initialize.load_weights(str(source), model,
+                                          jax.random.key(1), ('localization',))
+    assert 'frozen' not in text
     assert jax.tree.all(jax.tree.map(np.array_equal, again, found))

@@ -19,9 +19,13 @@ def add_fuse(commands):
                       'flow where there are both; else equal)')
   parser.add_argument('--sweep', action='store_true',
                       help='try several weights of two models')
-  parser.add_argument('--probabilities', action='store_true',
-                      help='average probabilities instead of logits; always '
-                      'done for RGB and flow')
+  scale = parser.add_mutually_exclusive_group()
+  scale.add_argument('--probabilities', action='store_true', default=None,
+                     help='average probabilities instead of logits (default '
+                     'for RGB and flow)')
+  scale.add_argument('--logits', action='store_false', dest='probabilities',
+                     default=None, help='average logits, of RGB and flow, '
+                     'too, as the code of MARS')
   parser.add_argument('--out', metavar='FILE.npz', help='write the mean')
   parser.set_defaults(run=_fuse)
 

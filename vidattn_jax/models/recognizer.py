@@ -38,7 +38,7 @@ class Recognizer(nn.Module):
     dropout: share of features zeroed before the classifier.
     tied: axes of `image_shape` that the weights of attention units or of a
       neck fix.
-    freeze: prefixes of parameters whose BatchNorm keeps its statistics.
+    freeze: whose BatchNorm keeps its statistics, see `frozen.is_frozen`.
     partial_bn: so does all BatchNorm of the backbone but the first and that
       of attention units.
   """

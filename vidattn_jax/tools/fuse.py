@@ -46,22 +46,22 @@ def default_weights(results) -> list[float]:
   return [1.0] * len(results)
 
 
-def fuse(results, weights=None, probabilities=False, names=None):
+def fuse(results, weights=None, probabilities=None, names=None):
   """Averages the scores of several models, video by video.
 
   Args:
     results: list of `evaluate.Result` of the same videos.
     weights: a number for each; None for `default_weights`.
-    probabilities: turn logits into probabilities first; always done where the
-      results mix logits and probabilities, or RGB and flow.
+    probabilities: turn logits into probabilities first; None where the results
+      mix logits and probabilities, or RGB and flow.
     names: what to call them in messages.
 
   Returns:
     `evaluate.Result` whose scores are the weighted mean.
 
   Raises:
-    ValueError: the results are not about the same videos, or the weights do
-      not fit.
+    ValueError: the results are not about the same videos, the weights do not
+      fit, or logits are wanted of probabilities.
   """
   names = names or [f'result {i + 1}' for i in range(len(results))]
   check_same_videos(results, names)
@@ -73,7 +73,11 @@ def fuse(results, weights=None, probabilities=False, names=None):
     raise ValueError(f'Weights {weights} must not be negative, nor all zero.')
   averages = {result.average for result in results}
   modalities = sorted({m for r in results for m in r.modality.split('+')})
-  probabilities = probabilities or len(averages) > 1 or len(modalities) > 1
+  if probabilities is None:
+    probabilities = averages != {'logits'} or len(modalities) > 1
+  for result, name in zip(results, names, strict=True):
+    if not probabilities and result.average != 'logits':
+      raise ValueError(f'{name} holds probabilities; leave out --logits.')
 
   def scores_of(result):
     return result.probabilities() if probabilities else result.scores
@@ -88,7 +92,7 @@ def fuse(results, weights=None, probabilities=False, names=None):
       multi=results[0].multi)
 
 
-def sweep(first, second, weights=SWEEP, probabilities=False) -> list:
+def sweep(first, second, weights=SWEEP, probabilities=None) -> list:
   """Fuses two models with several weights.
 
   The best of them on the videos of a test is tuned on that test.

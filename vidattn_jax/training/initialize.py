@@ -6,13 +6,14 @@ import jax
 import numpy as np
 
 from vidattn_jax import convert
+from vidattn_jax.models import frozen
 from vidattn_jax.models import scnn
 from vidattn_jax.training import checkpoint
 from vidattn_jax.training import remote
 from vidattn_jax.training import state
 
 
-def load_weights(source: str, model, rng):
+def load_weights(source: str, model, rng, freeze=()):
   """Takes starting weights from a file or a checkpoint.
 
   Weights that the source lacks (a head for other classes, attention units)
@@ -23,10 +24,11 @@ def load_weights(source: str, model, rng):
       workdir, or a checkpoint's folder; a path or a URL.
     model: the network.
     rng: key of the fresh weights.
+    freeze: what is not trained, see `frozen.is_frozen`.
 
   Returns:
-    (dict of `params` and `batch_stats`, text that says what was used, unused
-    and fresh).
+    (dict of `params` and `batch_stats`, text that says what was used, unused,
+    fresh, and fresh but not trained).
 
   Raises:
     ValueError: the source is missing or damaged, or nothing in it fits.
@@ -38,23 +40,28 @@ def load_weights(source: str, model, rng):
     weights, _, _ = checkpoint.load(source)
 
     def merge(unused_model, fresh):
-      return convert.merge(fresh, weights)
+      return *convert.merge(fresh, weights), ''
 
     # Its own weights stand under the names of its networks.
     parts = {} if 'backbone' not in weights['params'] else _parts(model)
-    merged, report = _in_parts(merge, model, parts, fresh)
+    merged, text, drawn = _in_parts(merge, model, parts, fresh)
   else:
     with remote.local_file(source) as file:
       def load(part, fresh):
         variables, report = convert.load_into(part, fresh, file)
         # The pipeline's clips are in RGB.
         variables, turned = convert.to_rgb(part, variables, report)
-        return variables, f'{report} {convert.TURNED}' if turned else report
+        return variables, report, f' {convert.TURNED}' if turned else ''
 
-      merged, report = _in_parts(load, model, _parts(model), fresh)
+      merged, text, drawn = _in_parts(load, model, _parts(model), fresh)
   # As plain arrays, so that every process can place them.
   merged = jax.tree.map(np.asarray, merged)
-  return merged, f'Weights from {source}: {report}'
+  stuck = [path for path in drawn if frozen.is_frozen(path, freeze)]
+  if stuck:
+    text += (f'\n{len(stuck)} fresh parameters are frozen, and stay as they '
+             f'were drawn: {", ".join(stuck[:3])}'
+             + (' and others' if stuck[3:] else ''))
+  return merged, f'Weights from {source}: {text}'
 
 
 def _parts(model):
@@ -68,21 +75,28 @@ def _in_parts(load, model, parts, fresh):
   """Loads into each part, or, if there are none, into the model.
 
   Args:
-    load: function (network, its fresh variables) -> (variables, report).
+    load: function (network, its fresh variables) -> (variables, report, more
+      text).
     model: the network.
     parts: {name: network}.
     fresh: its variables.
 
   Returns:
-    (variables, report as text).
+    (variables, report as text, paths of fresh parameters).
   """
+
+  def drawn(report):
+    return [path.removeprefix('params/') for path in report.fresh
+            if path.startswith('params/')]
+
   if not parts:
-    merged, report = load(model, fresh)
-    return merged, str(report)
-  merged, reports = {collection: {} for collection in fresh}, []
+    merged, report, more = load(model, fresh)
+    return merged, f'{report}{more}', drawn(report)
+  merged, texts, paths = {collection: {} for collection in fresh}, [], []
   for name, part in parts.items():
-    own, report = load(part, {c: fresh[c].get(name, {}) for c in fresh})
+    own, report, more = load(part, {c: fresh[c].get(name, {}) for c in fresh})
     for collection, tree in own.items():
       merged[collection][name] = tree
-    reports.append(f'{name}: {report}')
-  return merged, '\n'.join(reports)
+    texts.append(f'{name}: {report}{more}')
+    paths += [f'{name}/{path}' for path in drawn(report)]
+  return merged, '\n'.join(texts), paths

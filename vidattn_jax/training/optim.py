@@ -79,12 +79,12 @@ def learning_rate_multipliers(params, config):
 
   Raises:
     ValueError: an entry of `freeze` or of `optimizer.lr_multipliers` names no
-      parameter.
+      parameter, or one that is left out of `freeze` none that would be frozen.
   """
   names = [path_name(path)
            for path, _ in jax.tree_util.tree_leaves_with_path(params)]
   options = config.optimizer
-  named = {'freeze': config.freeze,
+  named = {'freeze': [p for p in config.freeze if not p.startswith('-')],
            'optimizer.lr_multipliers': [p for p, _ in options.lr_multipliers]}
   for key, prefixes in named.items():
     for prefix in prefixes:
@@ -93,10 +93,15 @@ def learning_rate_multipliers(params, config):
         raise ValueError(
             f'config.{key} names {prefix!r}, but no parameter lies below it; '
             f'there are {", ".join(heads)}.')
+  below = [name for name in names if frozen.is_below(name, named['freeze'])]
+  for left_out in set(config.freeze) - set(named['freeze']):
+    if not any(left_out[1:] in name.split('/') for name in below):
+      raise ValueError(f'config.freeze leaves out {left_out!r}, but nothing '
+                       'that is frozen has a part of that name.')
 
   def multiplier(path, group):
     name = path_name(path)
-    if frozen.is_below(name, config.freeze):
+    if frozen.is_frozen(name, config.freeze):
       return 0.0
     value = options.bias_lr if group == 'bias' else 1.0
     # S-CNN has two classifiers, each below the network's name.

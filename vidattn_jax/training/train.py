@@ -200,7 +200,8 @@ def _start(config, mesh, model, checkpoints):
                    f'{int(state.step)}.')
   elif config.init_from:
     variables, text = initialize.load_weights(
-        config.init_from, model, jax.random.key(config.seed))
+        config.init_from, model, jax.random.key(config.seed),
+        tuple(config.freeze))
     writer_lib.say(text)
     state = jax.jit(lambda v: state_lib.create_state(v, config),
                     out_shardings=shardings)(variables)
