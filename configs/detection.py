@@ -20,9 +20,15 @@ iterations) they are three runs, each but the first with `--config.init_from` of
 the one before: the proposal network (`--config.freeze=localization
 --config.detection.action_above=0.7`), the classification network
 (`--config.freeze=proposal --config.detection.overlap_weight=0`) and the
-localisation network (`--config.freeze=proposal`). Windows of the trimmed videos
-of UCF101 come in by a CSV table of segments that lists them beside those of
-THUMOS'14.
+localisation network (`--config.freeze=proposal`). The trimmed videos of UCF101,
+which train as well, lie anywhere below THUMOS14, too, and
+`--config.detection.more_annotations=ucf101.csv,` names a table of them there:
+
+video,start,end,label,subset
+v_Billiards_g01_c01,,,Billiards,val
+
+(no times: all of the video). Every CliffDiving segment of THUMOS'14 is a Diving
+segment, too; windows and proposals of both are trained as CliffDiving.
 
 The paper's mAP at IoU 0.1 to 0.5 (its figures, not ours; protocol and hardware
 not told): S-CNN 45.7 42.9 37.8 27.5 18.4, with STA 46.8 43.9 38.2 28.2 18.7;
@@ -32,10 +38,10 @@ many windows as of actions, half of them at the edge of one.
 """
 
 from configs import common
+from configs import sta
 
 _SCALES = {'10': (2, 4, 5, 6, 8, 9, 10, 12, 14, 16),
            '28': tuple(range(2, 57, 2))}
-_UNITS = ('none', 'STA', 'SA', 'TA', 'STC', 'SENet-3D')
 
 
 def get_config(arguments='rc3d,10'):
@@ -50,11 +56,11 @@ def get_config(arguments='rc3d,10'):
   name, *rest = arguments.split(',')
   scales = rest.pop(0) if name == 'rc3d' and rest else ''
   unit = rest.pop(0) if rest else 'STA'
-  if rest or unit not in _UNITS or (name, scales) not in (
+  if rest or unit not in sta.UNITS or (name, scales) not in (
       ('rc3d', '10'), ('rc3d', '28'), ('scnn', '')):
     raise ValueError(
         f'configs/detection.py:{arguments} is unknown; write rc3d,10, rc3d,28 '
-        f'or scnn, and perhaps ,UNIT ({", ".join(_UNITS)}).')
+        f'or scnn, and perhaps ,UNIT ({", ".join(sta.UNITS)}).')
   config = common.get_config()
   config.model.name = name
   config.data.name = "THUMOS'14"
@@ -68,7 +74,7 @@ def get_config(arguments='rc3d,10'):
   config.data.crop = 'random'
   config.data.workers = 8
   config.model.crop_size = (112, 112)
-  set_unit(config, unit)
+  sta.set_unit(config, unit, sums=name == 'scnn')
   config.optimizer.weight_decay = 5e-4
   config.optimizer.clip_norm = 0.0
   config.schedule.learning_rate = 1e-4
@@ -79,16 +85,18 @@ def get_config(arguments='rc3d,10'):
   return config
 
 
-def set_unit(config, unit):
-  """Chooses the unit, in the last stage."""
-  config.model.attention = '' if unit == 'none' else unit
-
-
 def _set_rc3d_recipe(config, scales):
   """Sets what the public PyTorch code trains with."""
   config.model.num_frames = 768
   with config.unlocked():
     config.model.options.scales = scales
+    # Proposals that are kept in training and in tests, the overlap at which one
+    # suppresses another, and that with an action of those trained as none.
+    config.model.options.proposals = (2000, 300)
+    config.model.options.proposal_overlap = (0.8, 0.9)
+    config.model.options.background = (0.1, 0.5)
+  # THUMOS'14 has buffers with 27 actions.
+  config.detection.max_segments = 32
   config.freeze = ('backbone/conv1', 'backbone/conv2')
   # C3D's mean; nothing is divided.
   config.data.mean = (102 / 255, 98 / 255, 90 / 255)

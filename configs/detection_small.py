@@ -23,10 +23,9 @@ unit: none, SA, TA, STC or SENet-3D. Figures are in docs/benchmarks.md.
 
 from configs import common
 from configs import demo
-from configs import detection
+from configs import sta
 
 _DATA = ('demo', 'own', 'trimmed')
-_UNITS = ('none', 'STA', 'SA', 'TA', 'STC', 'SENet-3D')
 
 
 def get_config(arguments='scnn,demo'):
@@ -40,11 +39,11 @@ def get_config(arguments='scnn,demo'):
   """
   name, data, unit = [*arguments.split(','), 'STA', '', ''][:3]
   if (name not in ('scnn', 'rc3d') or data not in _DATA
-      or unit not in _UNITS or arguments.count(',') > 2):
+      or unit not in sta.UNITS or arguments.count(',') > 2):
     raise ValueError(
         f'configs/detection_small.py:{arguments} is unknown; write '
         'NETWORK,DATA or NETWORK,DATA,UNIT (scnn or rc3d; '
-        f'{" or ".join(_DATA)}; {", ".join(_UNITS)}).')
+        f'{" or ".join(_DATA)}; {", ".join(sta.UNITS)}).')
   config = common.get_config()
   config.data.cache_frames = True
   config.data.crop = 'random'
@@ -52,7 +51,7 @@ def get_config(arguments='scnn,demo'):
   config.data.std = (0.25,)
   if data != 'own':
     config.data.flip_pairs = demo.FLIP_PAIRS
-  detection.set_unit(config, unit)
+  sta.set_unit(config, unit, sums=name == 'scnn')
   config.model.width = 0.125
   config.model.dropout = 0.2
   config.schedule.name = 'cosine'

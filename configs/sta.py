@@ -55,7 +55,7 @@ _NETWORKS = {'resnext101_64f': ('resnext3d_101', 64),
              'resnet18': ('r3d_18', 16), 'resnet152': ('r3d_152', 16),
              'c3d': ('c3d', 16), 'p3d199': ('p3d_199', 16)}
 _DATA = {'ucf101': ('UCF101', 101), 'hmdb51': ('HMDB51', 51)}
-_UNITS = ('none', 'STA', 'SA', 'TA', 'STC', 'SENet-3D')
+UNITS = ('none', 'STA', 'SA', 'TA', 'STC', 'SENet-3D')
 
 
 def get_config(arguments='resnext101_64f,hmdb51,1'):
@@ -68,13 +68,13 @@ def get_config(arguments='resnext101_64f,hmdb51,1'):
     ValueError: an argument is unknown.
   """
   network, data, split, unit = [*arguments.split(','), 'STA', '', '', ''][:4]
-  if (network not in _NETWORKS or data not in _DATA or unit not in _UNITS
+  if (network not in _NETWORKS or data not in _DATA or unit not in UNITS
       or split not in ('1', '2', '3') or arguments.count(',') > 3):
     raise ValueError(
         f'configs/sta.py:{arguments} is unknown; write NETWORK,DATA,SPLIT or '
         'NETWORK,DATA,SPLIT,UNIT, such as :resnext101_64f,hmdb51,1 '
         f'({", ".join(_NETWORKS)}; ucf101 or hmdb51; 1, 2 or 3; '
-        f'{", ".join(_UNITS)}).')
+        f'{", ".join(UNITS)}).')
   config = common.get_config()
   config.model.name, config.model.num_frames = _NETWORKS[network]
   config.data.name, config.model.num_classes = _DATA[data]
@@ -87,7 +87,8 @@ def get_config(arguments='resnext101_64f,hmdb51,1'):
   # Consecutive frames, as many as a clip has.
   config.data.sampling = 'dense'
   config.data.dense_span = config.model.get_ref('num_frames')
-  set_unit(config, unit)
+  # A chain of layers has no sums.
+  set_unit(config, unit, sums=network != 'c3d')
   set_residual_recipe(config)
   if network == 'c3d':
     _set_c3d_recipe(config)
@@ -96,14 +97,20 @@ def get_config(arguments='resnext101_64f,hmdb51,1'):
   return config
 
 
-def set_unit(config, unit):
-  """Chooses the unit, and writes its options down for flags to change."""
+def set_unit(config, unit, sums):
+  """Chooses the unit, and writes its options down for flags to change.
+
+  Args:
+    config: is changed.
+    unit: one of `UNITS`.
+    sums: the network adds up in its blocks.
+  """
   config.model.attention = '' if unit == 'none' else unit
   with config.unlocked():
     if unit in ('STA', 'SA', 'TA'):
       config.model.attention_options.step_size = 1
       config.model.attention_options.deconv = True
-      if config.model.name != 'c3d':  # a chain of layers has no sums
+      if sums:
         config.model.options.position = 'before_sum'
 
 

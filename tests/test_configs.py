@@ -218,6 +218,58 @@ def test_ablations_of_tstam_are_one_key(key, value, seen):
   assert any('se_down' in name for name in names) == gated
 
 
+def _of_sta(argument='resnet18,hmdb51,1', **keys):
+  """Returns (configuration, network, {name of a parameter: shape})."""
+  c = _load('sta', argument)
+  c.update_from_flattened_dict({k.replace('__', '.'): v
+                                for k, v in keys.items()})
+  c = c.copy_and_resolve_references()
+  model = state_lib.build_model(state_lib.model_arguments(c, 51))
+  shapes = jax.eval_shape(
+      lambda: state_lib.init_variables(model, jax.random.key(0)))['params']
+  return c, model, {optim.path_name(path): x.shape for path, x in
+                    jax.tree_util.tree_leaves_with_path(shapes)}
+
+
+def _units(names, wanted='conv1/kernel'):
+  """Returns {stage and block: shape of a weight of its unit}."""
+  return {'/'.join(name.split('/')[1:3]): shape
+          for name, shape in names.items()
+          if name.endswith(f'attention/{wanted}')}
+
+
+def test_ablations_of_sta_are_one_key():
+  _, _, names = _of_sta()
+  assert _units(names) == {f'layer4/block{i}': (1, 4, 4, 512, 1)
+                           for i in (0, 1)}
+  assert _units(names, 'conv2/kernel') == {f'layer4/block{i}': (3, 1, 1, 1, 512)
+                                           for i in (0, 1)}
+  # The unit (table 7).
+  assert not _units(_of_sta('resnet18,hmdb51,1,none')[2])
+  _, _, alone = _of_sta('resnet18,hmdb51,1,SA')
+  assert set(_units(alone).values()) == {(1, 4, 4, 512, 1)}
+  _, _, alone = _of_sta('resnet18,hmdb51,1,TA')
+  assert set(_units(alone, 'conv2/kernel').values()) == {(3, 1, 1, 1, 1)}
+  _, _, alone = _of_sta('resnet18,hmdb51,1,SENet-3D')
+  assert set(_units(alone, 'fc1/kernel').values()) == {(512, 32)}
+  # Stages (table 8), deconvolution (table 9), step size (figure 7).
+  _, _, early = _of_sta(model__stages=(1,))
+  assert _units(early) == {f'layer1/block{i}': (1, 28, 28, 64, 1)
+                           for i in (0, 1)}
+  _, _, plain = _of_sta(model__attention_options__deconv=False)
+  assert _units(plain) and not _units(plain, 'deconv/kernel')
+  assert set(_units(names, 'deconv/kernel').values()) == {(3, 1, 1, 1, 1)}
+  _, model, same = _of_sta(model__attention_options__step_size=2)
+  assert same == names and model.backbone().attention().step_size == 2
+  # Window (table 10); frames follow each other.
+  c, model, _ = _of_sta(model__num_frames=64)
+  assert model.image_shape[0] == c.data.dense_span == 64
+  # Where in a block.
+  for position in ('before_sum', 'after_sum'):
+    assert _of_sta(model__options__position=position)[
+        1].backbone().position == position
+
+
 @pytest.mark.parametrize('name', sorted(_ARGUMENTS))
 def test_unknown_argument_is_told(name):
   with pytest.raises(ValueError, match=rf'configs/{name}.py:nonsense'):

@@ -13,11 +13,14 @@ import untrimmed as small
 from configs import common
 from configs import detection
 from configs import detection_small
+from input_pipeline import containers
+from input_pipeline import decode
 from input_pipeline import synthetic
 import main
 from vidattn_jax import cli
 from vidattn_jax import models
 from vidattn_jax.tools import timeline
+from vidattn_jax.training import checkpoint
 from vidattn_jax.training import detections
 from vidattn_jax.training import state as state_lib
 from vidattn_jax.training import train
@@ -215,6 +218,95 @@ def test_detect_finds_what_the_evaluation_finds(root, workdir, tmp_path,
   assert 'truth' in (tmp_path / 'timeline.svg').read_text()
   with pytest.raises(SystemExit, match='which finds segments; use vidattn det'):
     cli.main(['predict', video, f'--checkpoint={directory}'])
+
+
+@pytest.mark.slow
+def test_detect_shows_two_networks_and_keeps_what_came_before_damage(
+    root, workdir, tmp_path, capsys, monkeypatch):
+  networks = [tmp_path / 'a' / 'run', tmp_path / 'b' / 'run']
+  _untrained(root, networks[0], name='rc3d')
+  networks[1].parent.mkdir()
+  networks[1].symlink_to(workdir[0])
+  table, out = tmp_path / 'truth.csv', tmp_path / 'out'
+  # ActivityNet's names lack the beginning of its files'.
+  video = tmp_path / 'v_v1.mp4'
+  video.symlink_to(root / 'videos' / 'v1.mp4')
+  command = ['detect', str(video), *(f'--checkpoint={n}' for n in networks),
+             f'--out={out}', f'--truth={table}', '--least-score=0']
+  table.write_text('video,start,end,label\nv1,3,2,red\n')
+  with pytest.raises(SystemExit, match='v1 has a segment from 3 to 2 s'):
+    cli.main(command)
+  table.write_text('video,start,end,label\nv1,0.5,1,red\n')
+  cli.main(command)
+  printed = capsys.readouterr().out
+  assert ('detections.json, detections_2.json, detections.csv, timeline.svg'
+          in printed)
+  rows = (out / 'detections.csv').read_text().splitlines()
+  assert {row.rpartition(',')[2] for row in rows[1:]} == {'a/run', 'b/run'}
+  drawn = (out / 'timeline.svg').read_text()
+  assert all(name in drawn for name in ('truth', 'a/run', 'b/run'))
+
+  iterate = decode.iterate
+
+  def broken(*args):
+    for number, frame in enumerate(iterate(*args)):
+      if number == 70:
+        raise containers.VideoError(str(video), 'frame 70 is damaged')
+      yield frame
+
+  monkeypatch.setattr(decode, 'iterate', broken)
+  with pytest.raises(containers.VideoError, match='frame 70 is damaged'):
+    cli.main([*command[:2], f'--checkpoint={networks[1]}', '--least-score=0',
+              f'--out={tmp_path / "cut"}'])
+  assert 'cannot be read after frame 70' in capsys.readouterr().err
+  found, whole = (json.loads((folder / name).read_text())['results']['v_v1']
+                  for folder, name in ((tmp_path / 'cut', 'detections.json'),
+                                       (out, 'detections_2.json')))
+  assert len(found) > 0 and max(f['segment'][1] for f in found) <= 70 / 25
+  assert max(f['segment'][1] for f in whole) > 70 / 25
+
+
+def _trained_a_step(root, directory, **overrides):
+  """Returns (parameters after a step, what the evaluation found)."""
+  result = main.run(_config(root, num_epochs=0.01, **{
+      'schedule.warmup_epochs': 0.0, **overrides}), str(directory))
+  return checkpoint.load(directory, 'latest')[0]['params'], result.found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['scnn', 'rc3d'])
+def test_two_devices_do_what_one_does(root, workdir, tmp_path, name):
+  keys = {'name': name, 'batch_size': 4, 'eval.batch_size': 4}
+  if name == 'scnn':  # a fresh one is sure of no window
+    keys['init_from'] = str(workdir[0])
+  (one, alone), (two, found) = (
+      _trained_a_step(root, tmp_path / str(n), **keys, **{'mesh.data': n})
+      for n in (1, 2))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=0, atol=2e-5 * max(np.abs(a).max(), 1e-3)), one, two)
+  assert len(found['score']) == len(alone['score']) > 0
+  order, other = (np.lexsort([np.round(f[key], 3) for key in (
+      'score', 'end', 'start', 'label')] + [f['video']])
+                  for f in (alone, found))
+  for key in ('start', 'end', 'score'):
+    np.testing.assert_allclose(alone[key][order], found[key][other], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_scnn_is_trained_in_the_three_stages_of_its_paper(root, tmp_path):
+  stages = (('localization', {'detection.action_above': 0.7}),
+            ('proposal', {'detection.overlap_weight': 0.0}),
+            ('proposal', {}))
+  before = None
+  for number, (freeze, keys) in enumerate(stages):
+    source = {'init_from': str(tmp_path / str(number - 1))} if number else {}
+    after, _ = _trained_a_step(root, tmp_path / str(number), **{
+        **keys, **source, 'freeze': (freeze,)})
+    if number:
+      still = jax.tree.map(np.array_equal, before, after)
+      assert jax.tree.all(still[freeze])
+      assert not any(jax.tree.leaves(still['localization']['head']))
+    before = after
 
 
 @pytest.mark.slow

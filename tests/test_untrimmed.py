@@ -1,6 +1,7 @@
 """Untrimmed sets: what is odd in them, and the pieces that are made of them."""
 
 import dataclasses
+import gzip
 import json
 import weakref
 
@@ -9,6 +10,7 @@ import pytest
 import untrimmed as small
 
 from configs import common
+from configs import detection
 from input_pipeline import annotations
 from input_pipeline import batches
 from input_pipeline import pieces
@@ -81,6 +83,28 @@ def test_thumos14_is_read_where_it_lies(tmp_path):
   assert truth['segments'] == [(.9, 1.2, pitch), (.2, .6, cliff),
                                (.2, .6, diving)]
   assert found.videos['video_test_0000051']['ambiguous'] == [(.6, .7)]
+
+
+def test_every_buffer_of_thumos14_has_room_for_its_actions(data_dir):
+  content = json.loads(gzip.decompress(
+      (data_dir / 'thumos14/ground_truth.json.gz').read_bytes()))
+  c = detection.get_config('rc3d,10')
+  records = tuple(
+      untrimmed.Video(name, '', round(25 * video['duration']), 25.0, tuple(
+          map(tuple, video['segments'])), {}, None)
+      for name, video in content['subsets']['validation'].items())
+  dataset = untrimmed.UntrimmedSet('train', records, (), (), (), '')
+
+  def lay(num_frames):
+    return windows.lay(num_frames, {'kind': 'buffers', 'buffer_step': 192},
+                       c.model.num_frames, train=True)
+
+  drawn = pieces.Buffers(dataset, c, lay)
+  most = max(len(drawn.draw(i, None)[3]) for i in range(len(drawn)))
+  assert len(drawn) == 6854 and most == 27
+  c.detection.max_segments = 20
+  with pytest.raises(ValueError, match='segments in the buffer .* raise it'):
+    pieces.Buffers(dataset, c, lay)
 
 
 def test_what_is_odd_is_counted_and_named(root, tmp_path):
