@@ -73,18 +73,20 @@ def main(argv=None):
           *(_FROZEN if network == 'rc3d' else ()), *flags)
     else:
       run(kind, data, out / name, *flags)
-    card = max((out / name / 'eval').glob('*.card.json'),
-               key=lambda path: path.stat().st_mtime)
-    return name, {**json.loads(card.read_text())['result'],
+    card = json.loads(max(
+        (out / name / 'eval').glob('*.card.json'),
+        key=lambda path: path.stat().st_mtime).read_text())
+    return name, {**card['result'], 'protocol': card['judged']['protocol'],
                   'minutes': round((time.monotonic() - before) / 60, 1)}
 
   figures |= dict(commands.on_cores(train, [
       (network, unit, seed) for seed in arguments.seeds
       for network in arguments.networks for unit in arguments.units]))
+  print()
   for name, row in figures.items():
     print(f'{name:<16} ' + '  '.join(
         f'{key[4:]}: {value:6.2%}' for key, value in row.items()
-        if key.startswith('map_')))
+        if key.startswith('map_')) + f'  {row["protocol"]}')
   (out / 'summary.json').write_text(json.dumps(figures, indent=1) + '\n')
   print(f'{(time.monotonic() - start) / 60:.1f} minutes. Figures: '
         f'{out / "summary.json"}')
@@ -116,8 +118,9 @@ def _baseline(data, kind):
            for key in parts[0]}
   result = evaluation.evaluate(judged.videos, found, judged.classes,
                                nms_margin=c.eval.nms_margin)
-  return {f'map_{t:g}': value for t, value in zip(
-      result.thresholds, result.mean.tolist(), strict=True)}
+  return {'protocol': result.protocol, **{
+      f'map_{t:g}': value for t, value in zip(
+          result.thresholds, result.mean.tolist(), strict=True)}}
 
 
 if __name__ == '__main__':

@@ -191,10 +191,10 @@ def get_config():
 
   # --- Untrimmed videos, for networks that find segments (scnn, rc3d) --------
   config.detection = detection = ml_collections.ConfigDict()
-  # True segments: a JSON file in the layout of ActivityNet, a CSV table (video,
-  # start, end, label, subset), or a folder of THUMOS'14; itself or below
-  # `data.root`, where the videos lie in any folder, by their names; '' for
-  # networks that classify clips. Subsets to train and to evaluate on.
+  # True segments: a JSON file in the layout of ActivityNet, a CSV table
+  # (docs/data.md), or a folder of THUMOS'14; itself or below `data.root`, where
+  # the videos lie in any folder, by their names; '' for networks that classify
+  # clips. Subsets to train and to evaluate on.
   detection.annotations = ''
   detection.train_subset = 'training'
   detection.eval_subset = 'validation'

@@ -113,6 +113,12 @@ def main_figure(figures: dict) -> str:
   return '' if value is None else f'{name} {value:.2%}, '
 
 
+def how_judged(result) -> str:
+  """Says how the main figure of a detector was found; '' of others."""
+  judged = getattr(result, 'judged', None)
+  return '' if judged is None else f' at t = {result.main:g}, {judged.protocol}'
+
+
 def _sentence(result, figures):
   """Says how good an evaluation was."""
   if result.multi:

@@ -312,7 +312,8 @@ class _Run:
               loss = (f'loss {summary["loss"]:.4f} on '
                       if 'loss' in summary else '')
               writer_lib.say(f'step {step}: {report.main_figure(summary)}'
-                             f'{loss}{summary["videos"]} videos')
+                             f'{loss}{summary["videos"]} videos'
+                             f'{report.how_judged(result)}')
               state = self.watch_plateau(state, summary.get('loss'))
           self.checkpoints.save(state, self.describe(step),
                                 summary if checkpoint.figure(summary or {})
