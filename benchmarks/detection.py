@@ -1,13 +1,14 @@
 """Narrow detectors on a small untrimmed set, and windows without a network.
 
 python -m benchmarks.detection --out=runs/detection
-python -m benchmarks.detection --data=FOLDER --networks=rc3d --out=DIR
+python -m benchmarks.detection --data=FOLDER --networks=rc3d --pretrain --out=DIR
 
-Without --data, the demo set of untrimmed motions; the backbones learn trimmed
-clips of the same motions before, as those of the paper do. The baseline takes
-every window as a detection of every class, the surest where actions of the
-class are as long as the window in the training set. Every command is printed
-before it runs; what was killed goes on when started again.
+Without --data, the demo set of untrimmed motions. The backbones learn trimmed
+clips of these motions before, as those of the paper do; with --pretrain also for
+other videos. The baseline takes every window as a detection of every class, the
+surest where actions of the class are as long as the window in the training set.
+Every command is printed before it runs; what was killed goes on when started
+again.
 """
 
 import argparse
@@ -33,6 +34,8 @@ def main(argv=None):
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--data', metavar='FOLDER', help='videos and '
                       'annotations.json (default: the demo set is made)')
+  parser.add_argument('--pretrain', action='store_true', help='with --data: '
+                      'backbones learn the clips of the demo before')
   parser.add_argument('--train', type=int, default=24, metavar='VIDEOS',
                       help='of the demo set')
   parser.add_argument('--networks', nargs='+', default=['scnn', 'rc3d'],
@@ -47,9 +50,11 @@ def main(argv=None):
   start = time.monotonic()
   data, kind, clips = arguments.data, 'own', None
   if not data:
-    data, clips, kind = out / 'data', out / 'clips', 'demo'
+    data, kind = out / 'data', 'demo'
     commands.run('-m', 'input_pipeline.untrimmed_demo', data, '--train',
                  arguments.train)
+  if kind == 'demo' or arguments.pretrain:
+    clips = out / 'clips'
     commands.run('-m', 'input_pipeline.synthetic', clips, '--train', 640,
                  '--eval', 80)
   flags = [f'--config.{flag}' for flag in arguments.flags]
