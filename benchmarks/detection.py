@@ -6,10 +6,10 @@ python -m benchmarks.detection --data=FOLDER --networks=rc3d --pretrain \\
 
 Without --data, the demo set of untrimmed motions. The backbones learn trimmed
 clips of these motions before, as those of the paper do; with --pretrain they do
-so for other videos, too. The baseline takes every window as a detection of every
-class, the surest where actions of the class are as long as the window in the
-training set. Every command is printed before it runs; what was killed goes on
-when started again.
+so for other videos, too. The baseline takes every window as a detection of
+every class, the surest where actions of the class are as long as the window in
+the training set. Every command is printed before it runs; what was killed goes
+on when started again.
 """
 
 import argparse
