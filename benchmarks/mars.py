@@ -2,10 +2,10 @@
 
 python -m benchmarks.mars --out=runs/mars [--seeds 0 1 2]
 
-On few ordered motions, so that the plain network of frames does not learn all;
+On so few ordered motions that the plain network of frames learns them by heart;
 for each seed, on data of its own: the plain network, the same with STA, a
-network of flow, and the plain network taught by that (MARS), for the same
-epochs. Fusions weigh all alike. Every command is printed before it runs; what
+network of flow, and the plain network taught by that (MARS). Fusions weigh all
+alike. Every command is printed before it runs; what
 was killed goes on when started again.
 """
 
@@ -30,7 +30,7 @@ def main(argv=None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-  parser.add_argument('--train', type=int, default=96, metavar='CLIPS')
+  parser.add_argument('--train', type=int, default=40, metavar='CLIPS')
   parser.add_argument('--eval', type=int, default=240, metavar='CLIPS')
   parser.add_argument('--flags', nargs='*', default=[], metavar='KEY=VALUE',
                       help='keys of all configurations, num_epochs=2')
