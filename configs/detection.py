@@ -22,10 +22,10 @@ the one before: the proposal network (`--config.freeze=localization
 (`--config.freeze=proposal --config.detection.overlap_weight=0`) and the
 localisation network (`--config.freeze=proposal`). The trimmed videos of UCF101,
 which train as well, lie anywhere below THUMOS14, too, and
-`--config.detection.more_annotations=ucf101.csv,` names a table of them there:
+`--config.detection.more_annotations=ucf101.csv` names a table of them there:
 
-video,start,end,label,subset
-v_Billiards_g01_c01,,,Billiards,val
+video,start,end,label
+v_Billiards_g01_c01,,,Billiards
 
 (no times: all of the video). Every CliffDiving segment of THUMOS'14 is a Diving
 segment, too; windows and proposals of both are trained as CliffDiving.

@@ -53,7 +53,7 @@ class Annotations:
   subset: str = ''
 
 
-def read(path, subset=None) -> Annotations:
+def read(path, subset=None, or_all=False) -> Annotations:
   """Reads true segments.
 
   Args:
@@ -61,10 +61,12 @@ def read(path, subset=None) -> Annotations:
       `subsets`; a CSV table with the columns video, start, end, label and
       perhaps subset and duration; or a folder of THUMOS'14, of files
       Class_test.txt and Class_val.txt in it or below. A row of a table without
-      times is an action as long as its video, a row without a label, too, a
-      video without actions; the label Ambiguous is that of no class.
+      times is an action as long as its video (its end is infinity, if there is
+      no duration), a row without a label, too, a video without actions; the
+      label Ambiguous is that of no class.
     subset: which videos; may be left out if there is one subset only. Of
       THUMOS'14 val or test.
+    or_all: take all videos of a file that tells no subsets.
 
   Returns:
     The annotations, classes in alphabetical order unless the file has its own.
@@ -81,7 +83,7 @@ def read(path, subset=None) -> Annotations:
     subsets, classes = _read_json(path)
   if not subsets:
     raise ValueError(f'{path}: it annotates no video')
-  if subset is None and len(subsets) == 1:
+  if len(subsets) == 1 and (subset is None or (or_all and '' in subsets)):
     subset = next(iter(subsets))
   if subset not in subsets:
     asked = f'no subset {subset!r}' if subset else 'several subsets'
@@ -153,8 +155,9 @@ def _duration(path, name, video):
 def _seconds(value, where):
   """Returns how long a video is."""
   number = _number(value, where)
-  if not 0 < number < math.inf:
-    raise ValueError(f'{where}: a video is not {value} s long')
+  if number <= 0:
+    raise ValueError(f'{where}: a video is not {value} s long; mend it, or '
+                     'leave it out')
   return number
 
 
@@ -264,9 +267,12 @@ def thumos14_rows(path, subset):
 
 def _number(text, where):
   try:
-    return float(text)
+    number = float(text)
   except (TypeError, ValueError):
-    raise ValueError(f'{where}: {text!r} is no number') from None
+    number = math.nan
+  if not math.isfinite(number):
+    raise ValueError(f'{where}: {text!r} is no number')
+  return number
 
 
 def _rows(path, wanted):
@@ -298,9 +304,14 @@ def _read_table(path):
       raise ValueError(f'{where}: its {missing} is empty')
   classes = tuple(sorted({row['label'] for _, row in rows}
                          - {'', _AMBIGUOUS}))
-  subsets = {}
+  subsets, empty = {}, set()
   for where, row in rows:
     videos = subsets.setdefault(row.get('subset', ''), {})
+    bare = not row['label']  # no actions, says this row
+    if (bare and row['video'] in videos) or row['video'] in empty:
+      raise ValueError(f'{where}: {row["video"]} has a row without actions, '
+                       'and another one; leave one of them there')
+    empty.update([row['video']] if bare else [])
     truth = videos.setdefault(row['video'], _truth())
     if row.get('duration'):
       seconds = _seconds(row['duration'], where)
@@ -334,18 +345,35 @@ def ended(truth, seconds) -> dict:
       for row in truth[key]] for key in ('segments', 'ambiguous')}}
 
 
-def find_name(name, videos) -> str | None:
-  """Returns what annotations call a video, or None if they do not know it.
+def find_names(names, videos) -> dict:
+  """Returns {name: what annotations call the video, or None}.
+
+  Folders and endings do not count, nor does the `v_` with which ActivityNet's
+  files begin and its annotations do not.
 
   Args:
-    name: its name: that of a file, without folder and ending.
-    videos: names in the annotations; those may have both. ActivityNet's lack
-      the `v_` with which its files begin.
+    names: of videos.
+    videos: names in the annotations.
+
+  Raises:
+    ValueError: a name may be that of two videos.
   """
-  if name in videos:
-    return name
-  known = {os.path.splitext(os.path.basename(v))[0]: v for v in videos}
-  return known.get(name, known.get(name.removeprefix('v_')))
+  known = {}
+  for video in videos:
+    known.setdefault(_stem(video), []).append(video)
+  found = {}
+  for name in set(names):
+    stem = _stem(name)
+    fits = known.get(stem) or known.get(stem.removeprefix('v_'), ())
+    if name not in videos and len(fits) > 1:
+      raise ValueError(f'{name} may be the video {fits[0]} or {fits[1]}; write '
+                       'its whole name')
+    found[name] = name if name in videos else fits[0] if fits else None
+  return found
+
+
+def _stem(name):
+  return os.path.splitext(os.path.basename(name))[0]
 
 
 def read_detections(path, annotations) -> dict:
@@ -381,12 +409,16 @@ def read_detections(path, annotations) -> dict:
     rows = list(_result_rows(path))
   places = {name: i for i, name in enumerate(annotations.classes)}
   check_classes(path, {row[4] for row in rows}, annotations.classes)
-  names = {name: find_name(name, annotations.videos) or name
-           for name in {row[1] for row in rows}}
-  return {'video': np.asarray([names[row[1]] for row in rows], str),
+  return {'video': _known_as([row[1] for row in rows], annotations),
           **{key: np.asarray([_number(row[i], row[0]) for row in rows], float)
              for key, i in (('start', 2), ('end', 3), ('score', 5))},
           'label': np.asarray([places[row[4]] for row in rows], int)}
+
+
+def _known_as(names, annotations):
+  """Returns names of videos as the annotations have them, if they do."""
+  known = find_names(names, annotations.videos)
+  return np.asarray([known[name] or name for name in names], str)
 
 
 def _thumos14_rows(path):
@@ -432,8 +464,9 @@ def _read_arrays(path, annotations):
                      f'({str(error)[:80]})') from None
   for key in ('start', 'end', 'score'):
     if columns[key].dtype.kind not in 'fiu':
-      raise ValueError(f'{path}: its {key} are no numbers but '
-                       f'{str(columns[key].ravel()[:1])[:40]}')
+      raise ValueError(f'{path}: {key} holds '
+                       f'{str(columns[key].ravel()[:1])[:40]}; it must be '
+                       'numbers')
   if columns['video'].dtype.kind in 'iu':
     by_number = {}
     for name in annotations.videos:
@@ -447,6 +480,8 @@ def _read_arrays(path, annotations):
     columns['video'] = np.asarray([
         by_number.get(number, [str(number)])[0]
         for number in columns['video'].tolist()])
+  else:
+    columns['video'] = _known_as(list(map(str, columns['video'])), annotations)
   if columns['label'].dtype.kind not in 'iu':
     labels = [str(label) for label in columns['label']]
     check_classes(path, labels, annotations.classes)

@@ -86,12 +86,13 @@ class UntrimmedSet:
     }
 
 
-def read_annotations(config, split):
+def read_annotations(config, split, more=True):
   """Reads the true segments of a split.
 
   Args:
     config: the whole configuration.
     split: 'train' or 'eval'.
+    more: those of `detection.more_annotations` to train on, too.
 
   Returns:
     `annotations.Annotations`.
@@ -102,21 +103,25 @@ def read_annotations(config, split):
   """
   subset = config.detection[f'{split}_subset']
   found = _read(config, config.detection.annotations, subset)
-  for path in config.detection.more_annotations if split == 'train' else ():
-    found = _with(found, path, _read(config, path, subset))
+  for path in _more(config, split) if more else ():
+    found = _with(found, path, _read(config, path, subset, or_all=True))
   return found
 
 
-def _read(config, path, subset):
+def _more(config, split):
+  """Returns the further files of a split."""
+  return config.detection.more_annotations if split == 'train' else ()
+
+
+def _read(config, path, subset, or_all=False):
   """Reads one of the files, and checks its segments."""
   below = storage.join(config.data.root, path)
   if not os.path.isabs(path) and os.path.exists(below):
     path = below
-  found = annotations.read(path, subset)
-  # An action as long as its video has no end before that is known.
+  found = annotations.read(path, subset, or_all)
   reversed_ = [(name, row) for name, video in found.videos.items()
                for row in (*video['segments'], *video['ambiguous'])
-               if not -math.inf < row[0] < row[1]]
+               if row[0] >= row[1]]
   if reversed_:
     name, row = reversed_[0]
     raise ValueError(
@@ -186,15 +191,16 @@ def load(config, split, index_file=''):
     else:
       records.append(_video(name, places[name], entry, found.videos[name],
                             data, odd))
-  sources.check_bad(data, bad, len(found.videos), config.detection.annotations)
+  told_by = ', '.join((config.detection.annotations, *_more(config, split)))
+  sources.check_bad(data, bad, len(found.videos), told_by)
   if not any(video.segments for video in records):
     raise ValueError(
-        f'{config.detection.annotations}: not one segment of the subset '
+        f'{told_by}: not one segment of the subset '
         f'{found.subset!r} lies in its {len(records)} videos; there is nothing '
         f'to {"train" if split == "train" else "judge"}')
   notes = tuple(count_and_name(what, names) for what, names in odd.items())
   for note in notes:
-    logging.warning('%s (%s): %s', config.detection.annotations, split, note)
+    logging.warning('%s (%s): %s', told_by, split, note)
   for name, reason in bad:
     logging.warning('Dropped %s: %s', name, reason)
   fingerprint = index.fingerprint(
@@ -219,7 +225,13 @@ def _places(data, names):
   if double:
     raise ValueError(f'{data.root}: {double} may be {found[double][0]} or '
                      f'{found[double][1]}; leave one of them there')
-  return {name: paths[0] for name, paths in found.items() if paths}
+  places = {name: paths[0] for name, paths in found.items() if paths}
+  first = {path: name for name, path in reversed(places.items())}
+  again = next((n for n, path in places.items() if first[path] != n), None)
+  if again:
+    raise ValueError(f'{places[again]} is annotated as {first[places[again]]} '
+                     f'and as {again}; leave one of them there')
+  return places
 
 
 def _video(name, path, entry, truth, data, odd):

@@ -372,7 +372,11 @@ def test_folder_of_thumos14(thumos, tmp_path):
     ('t.csv', 'video,start,end,label,duration\nv,1,2,run,8\nv,3,4,run,9\n',
      'line 3: v is 9 s long here, 8 s before'),
     ('t.json', '{"database": {"v": {"duration": NaN}}}',
-     'duration of v: a video is not nan s long'),
+     'duration of v: nan is no number'),
+    ('t.json', '{"database": {"v": {"annotations": [{"label": "x", "segment": '
+     '[1, Infinity]}]}}}', 'segment of v: inf is no number'),
+    ('t.csv', 'video,start,end,label\nv,1,2,run\nv,,,\n',
+     'line 3: v has a row without actions, and another one'),
     ('t.json', '{"database": {"v": {"duration": -3}}}', 'is not -3 s long'),
     (None, '', 'no such file')])
 def test_files_of_truth_that_cannot_be_read(tmp_path, name, text, message):
@@ -400,21 +404,28 @@ def test_tables_may_tell_lengths_and_leave_out_times(tmp_path):
 
 def test_videos_are_known_without_folder_ending_and_prefix(files):
   truth = annotations.read(files / 'truth.json')
-  for known, name in (('a', 'v_a'), ('x/b.mp4', 'b'), ('x/b.mp4', 'v_b')):
-    assert annotations.find_name(name, {known: 0}) == known
-  assert annotations.find_name('c', {'a': 0}) is None
-  assert 'a' in truth.videos
+  for known, name in (('a', 'v_a'), ('x/b.mp4', 'b'), ('x/b.mp4', 'v_b'),
+                      ('b', 'x/b.mp4'), ('v_b', 'v_b.mkv')):
+    assert annotations.find_names([name], [known]) == {name: known}
+  assert annotations.find_names(['c'], ['a']) == {'c': None}
+  both = ['x/b.mp4', 'y/b.mp4']
+  assert annotations.find_names(both, both) == dict(zip(both, both))
+  with pytest.raises(ValueError, match='b may be the video x/b.mp4 or y/b.mp4'):
+    annotations.find_names(['b'], both)
   (files / 'v.json').write_text(json.dumps({'results': {'v_a': [
       {'label': truth.classes[0], 'segment': [1, 2], 'score': 1}]}}))
-  found = annotations.read_detections(files / 'v.json', truth)
-  assert found['video'].tolist() == ['a']
+  np.savez(files / 'v.npz', video=['v_a'], start=[1], end=[2], label=[0],
+           score=[1])
+  for name in ('v.json', 'v.npz'):
+    found = annotations.read_detections(files / name, truth)
+    assert found['video'].tolist() == ['a']
 
 
 def test_arrays_of_words_are_no_times(files):
   truth = annotations.read(files / 'truth.json')
   np.savez(files / 'w.npz', video=['a'], start=['soon'], end=[1.0], label=[0],
            score=[1.0])
-  with pytest.raises(ValueError, match=r'w.npz: its start are no numbers'):
+  with pytest.raises(ValueError, match=r"w.npz: start holds \['soon'\]"):
     annotations.read_detections(files / 'w.npz', truth)
 
 

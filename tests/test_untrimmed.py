@@ -18,6 +18,7 @@ from input_pipeline import resizing
 from input_pipeline import transforms
 from input_pipeline import untrimmed
 from tests import owners
+from vidattn_jax import wiring
 from vidattn_jax.detection import windows
 
 VIDEOS = {
@@ -162,7 +163,7 @@ def test_what_cannot_be_meant_is_one_error(root, tmp_path, change, overrides,
 
 def test_further_files_annotate_further_videos_to_train_on(root, tmp_path):
   (tmp_path / 'more.csv').write_text(
-      'video,start,end,label,subset\nc,,,red,training\n')
+      'video,start,end,label\nc,,,red\n')
   more = {'detection__more_annotations': (str(tmp_path / 'more.csv'),)}
   _, found = _load(root, **more)
   assert [v.name for v in found.records] == ['a', 'b', 'c']
@@ -174,11 +175,25 @@ def test_further_files_annotate_further_videos_to_train_on(root, tmp_path):
   _, judged = _load(root, 'eval', **more)
   assert [v.segments for v in judged.records] == [((1.6, 2.24, 1),)]
   for row, message in (('c,,,green,training', "no class 'green'"),
-                       ('a,,,red,training', 'a is annotated in another file')):
+                       ('a,,,red,training', 'a is annotated in another file'),
+                       ('a.mp4,,,red,training', 'a.mp4 is annotated as a and')):
     (tmp_path / 'more.csv').write_text(
         f'video,start,end,label,subset\n{row}\n')
     with pytest.raises(ValueError, match=message):
       _load(root, **more)
+
+
+def test_trimmed_videos_do_not_tell_how_long_actions_are(root, tmp_path):
+  (tmp_path / 'more.csv').write_text('video,start,end,label\nc,,,red\n')
+  config = _config(root, model__name='scnn', detection__more_annotations=(
+      f'{tmp_path / "more.csv"},',))
+  config = wiring.resolve(config)
+  assert config.detection.more_annotations == (str(tmp_path / 'more.csv'),)
+  prior = wiring._detection_recipe(config, 25.0)['prior']
+  config.detection.more_annotations = ()
+  assert prior == wiring._detection_recipe(config, 25.0)['prior']
+  # Three actions of 16, 16 and 32 frames, by class and window of 8, 16, 32.
+  assert np.asarray(prior).any() and np.isfinite(prior).all()
 
 
 def test_files_may_begin_with_what_activitynet_leaves_out(root, tmp_path):

@@ -5,6 +5,7 @@ With commands/ the only place that knows both.
 
 import dataclasses
 import functools
+import math
 import os
 
 from absl import logging
@@ -36,7 +37,10 @@ def resolve(config):
       raise ValueError(f'{key} is {section[key]}; give one number or two, and '
                        'the flag only once.')
   # --config.freeze=backbone/conv1,backbone/bn1
-  config.freeze = tuple(p for item in config.freeze for p in item.split(','))
+  for section, key in ((config, 'freeze'),
+                       (config.detection, 'more_annotations')):
+    section[key] = tuple(
+        p for item in section[key] for p in item.split(',') if p)
   return config
 
 
@@ -171,8 +175,10 @@ def _detection_recipe(config, rate) -> dict:
     return {'kind': 'buffers', 'buffer_step': keys.buffer_step}
   prior = None
   if config.eval.length_prior:
-    truth = untrimmed.read_annotations(config, 'train')
-    rows = [row for video in truth.videos.values() for row in video['segments']]
+    # Trimmed videos do not tell how long actions are.
+    truth = untrimmed.read_annotations(config, 'train', more=False)
+    rows = [row for video in truth.videos.values() for row in video['segments']
+            if math.isfinite(row[1])]
     prior = windows.length_prior(
         [end - start for start, end, _ in rows], [row[2] for row in rows],
         len(truth.classes), keys.windows, rate).tolist()

@@ -118,26 +118,24 @@ def _detect(arguments):
     raise ValueError(f'--most={arguments.most} must be at least 1.')
   name = arguments.name or os.path.splitext(
       os.path.basename(os.path.normpath(arguments.video)))[0]
-  rows, classes = [], []
+  rows, classes, true = [], [], None
   if arguments.truth:
     truth = annotations.read(arguments.truth, arguments.subset)
-    known = annotations.find_name(name, truth.videos)
+    known = annotations.find_names([name], truth.videos)[name]
     if known is None:
       raise ValueError(
           f'--truth: {arguments.truth} annotates no video {name!r}; there are '
           f'{next(iter(truth.videos))!r} and others (--name chooses).')
     classes += truth.classes
-    for row in truth.videos[known]['segments']:
+    true = truth.videos[known]
+    for row in annotations.ended(true, sys.float_info.max)['segments']:
       checks.check_segment(known, row, len(truth.classes))
-    rows.append(timeline.Row('truth', [
-        (start, end, truth.classes[label], None)
-        for start, end, label in truth.videos[known]['segments']]))
   detectors = {path: detect.load_detector(
       path, arguments.which, lambda text: print(text, file=sys.stderr))
                for path in arguments.checkpoint}
   if arguments.out:
     os.makedirs(arguments.out, exist_ok=True)
-  strip, table, written, broken = [], [], [], []
+  strip, table, written, errors = [], [], [], []
   titles = _titles(detectors)
   for number, (path, detector) in enumerate(detectors.items()):
     naming = detector.frame_template, detector.first_frame
@@ -147,8 +145,9 @@ def _detect(arguments):
              else decode.probe(arguments.video, 'header'))
     if entry.error:
       raise containers.VideoError(arguments.video, entry.error)
-    found, seconds = _stream(arguments, detector, entry,
-                             strip if number == 0 else None, broken)
+    found, seconds, broken = _stream(arguments, detector, entry,
+                                     strip if number == 0 else None)
+    errors += broken
     title = titles[path]
     segments = [(start, end, detector.classes[label], score)
                 for _, start, end, label, score in zip(*(
@@ -170,6 +169,10 @@ def _detect(arguments):
                 encoding='utf-8') as json_file:
         json.dump(detections.to_activitynet(
             found, detector.classes, [name]), json_file, indent=1)
+  if true:
+    rows.insert(0, timeline.Row('truth', [
+        (start, end, truth.classes[label], None) for start, end, label in
+        annotations.ended(true, seconds)['segments']]))
   if arguments.out:
     with open(os.path.join(arguments.out, 'detections.csv'), 'w', newline='',
               encoding='utf-8') as file:
@@ -180,29 +183,29 @@ def _detect(arguments):
       file.write(timeline.draw(name, seconds, rows, classes, strip))
     written += ['detections.csv', 'timeline.svg']
     print(f'Written to {arguments.out}: {", ".join(written)}')
-  if broken:
-    raise broken[0]
+  if errors:
+    raise errors[0]
 
 
 def _titles(paths) -> dict:
   """Returns {path: the fewest of its last parts that tell it from others}."""
-  paths = {path: os.path.normpath(path).split(os.sep) for path in paths}
-  for size in range(1, max(map(len, paths.values())) + 1):
-    titles = {path: '/'.join(parts[-size:]) for path, parts in paths.items()}
-    if len(set(titles.values())) == len(paths):
-      break
-  return titles
+  parts = {path: os.path.normpath(path).split(os.sep) for path in paths}
+  for size in range(1, max(map(len, parts.values())) + 1):
+    titles = {path: '/'.join(p[-size:]) for path, p in parts.items()}
+    if len(set(titles.values())) == len(parts):
+      return titles
+  return {path: path for path in paths}  # a and a/
 
 
 # Frames of the film strip, and their height in pixels.
 _STRIP, _STRIP_HEIGHT = 12, 120
 
 
-def _stream(arguments, detector, entry, strip, broken):
-  """Returns what is found in a video, and its seconds.
+def _stream(arguments, detector, entry, strip):
+  """Returns what is found in a video, its seconds, and what damage was met.
 
   Fills the strip. If the video cannot be read to its end, what came before is
-  looked at, and the error added to `broken`.
+  looked at.
   """
   import numpy as np
   import tqdm
@@ -222,6 +225,7 @@ def _stream(arguments, detector, entry, strip, broken):
         f'window has {detector.pixels["detection"]["windows"][0]}')
   shown = set() if strip is None else set(np.linspace(
       0, numbered.num_frames - 1, 2 * _STRIP + 1).astype(int)[1::2].tolist())
+  broken = []
   with tqdm.tqdm(total=numbered.num_frames, desc='detect', unit=' frames',
                  mininterval=1.0, dynamic_ncols=True) as bar:
 
@@ -257,4 +261,4 @@ def _stream(arguments, detector, entry, strip, broken):
   elif bar.n < (starts + lengths).max():
     print(f'{arguments.video}: its header promises {numbered.num_frames} '
           f'frames; {bar.n} could be had.', file=sys.stderr)
-  return found, numbered.num_frames / numbered.rate
+  return found, numbered.num_frames / numbered.rate, broken

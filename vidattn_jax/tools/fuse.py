@@ -52,8 +52,8 @@ def fuse(results, weights=None, probabilities=None, names=None):
   Args:
     results: list of `evaluate.Result` of the same videos.
     weights: a number for each; None for `default_weights`.
-    probabilities: turn logits into probabilities first; None where the results
-      mix logits and probabilities, or RGB and flow.
+    probabilities: turn logits into probabilities first; None for this where
+      one holds probabilities or there are both RGB and flow.
     names: what to call them in messages.
 
   Returns:
@@ -75,9 +75,11 @@ def fuse(results, weights=None, probabilities=None, names=None):
   modalities = sorted({m for r in results for m in r.modality.split('+')})
   if probabilities is None:
     probabilities = averages != {'logits'} or len(modalities) > 1
-  for result, name in zip(results, names, strict=True):
-    if not probabilities and result.average != 'logits':
-      raise ValueError(f'{name} holds probabilities; leave out --logits.')
+  if not probabilities and averages != {'logits'}:
+    odd = next(name for name, result in zip(names, results, strict=True)
+               if result.average != 'logits')
+    raise ValueError(f'{odd} holds probabilities, of which no logits can be '
+                     'averaged; evaluate with config.eval.average=logits.')
 
   def scores_of(result):
     return result.probabilities() if probabilities else result.scores
