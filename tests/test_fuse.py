@@ -127,3 +127,23 @@ def test_command_prints_streams_sweep_and_mean(streams, tmp_path, capsys):
       cli.main(['fuse', *paths, *wrong])
   with pytest.raises(SystemExit, match='--sweep takes two files'):
     cli.main(['fuse', paths[0], '--sweep'])
+
+
+def test_command_averages_logits_of_all_streams_alike(streams, tmp_path):
+  rgb, flow = streams
+  flow = dataclasses.replace(flow, scores=np.log(flow.scores),
+                             average='logits')
+  paths = [str(tmp_path / name) for name in ('rgb.npz', 'flow.npz', 'mars.npz')]
+  for result, path in zip((rgb, flow, rgb), paths, strict=True):
+    result.save(path)
+  out = str(tmp_path / 'fused.npz')
+  cli.main(['fuse', *paths, '--logits', '--weights', '1', '1', '1',
+            f'--out={out}'])
+  fused = evaluate.load_result(out)
+  np.testing.assert_allclose(fused.scores, (2 * rgb.scores + flow.scores) / 3,
+                             rtol=1e-6)
+  assert fused.average == 'logits'
+  # Two of them swept, on the same scale.
+  with pytest.raises(SystemExit, match='flow.npz holds probabilities'):
+    streams[1].save(paths[1])
+    cli.main(['fuse', *paths[:2], '--logits', '--sweep'])
