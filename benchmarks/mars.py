@@ -5,8 +5,8 @@ python -m benchmarks.mars --out=runs/mars [--seeds 0 1 2]
 On so few ordered motions that the plain network of frames learns them by heart;
 for each seed, on data of its own: the plain network, the same with STA, a
 network of flow, and the plain network taught by that (MARS). Fusions weigh all
-alike. Every command is printed before it runs; what
-was killed goes on when started again.
+alike. Every command is printed before it runs; what was killed goes on when
+started again.
 """
 
 import argparse

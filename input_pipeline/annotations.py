@@ -311,7 +311,8 @@ def _read_table(path):
     if (bare and row['video'] in videos) or row['video'] in empty:
       raise ValueError(f'{where}: {row["video"]} has a row without actions, '
                        'and another one; leave one of them there')
-    empty.update([row['video']] if bare else [])
+    if bare:
+      empty.add(row['video'])
     truth = videos.setdefault(row['video'], _truth())
     if row.get('duration'):
       seconds = _seconds(row['duration'], where)

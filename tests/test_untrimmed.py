@@ -192,7 +192,6 @@ def test_trimmed_videos_do_not_tell_how_long_actions_are(root, tmp_path):
   prior = wiring._detection_recipe(config, 25.0)['prior']
   config.detection.more_annotations = ()
   assert prior == wiring._detection_recipe(config, 25.0)['prior']
-  # Three actions of 16, 16 and 32 frames, by class and window of 8, 16, 32.
   assert np.asarray(prior).any() and np.isfinite(prior).all()
 
 
