@@ -250,8 +250,12 @@ def run(data_set, out, recipe, *, num_shards=8, workers=1, retry=False,
       for job in missing:
         _forget(job)
       with beam_runs.Watching(root, every, missing, progress):
-        if missing:
-          beam_runs.run(missing, workers, options)
+        try:
+          if missing:
+            beam_runs.run(missing, workers, options)
+        finally:
+          # A worker that is stopped since another failed leaves its part.
+          _remove_parts(root)
       for job in missing:
         found[job.shard] = shard_jobs.finished(job, check_digest=False)
         if found[job.shard] is None:
@@ -266,7 +270,6 @@ def run(data_set, out, recipe, *, num_shards=8, workers=1, retry=False,
         storage.write_bytes(storage.join(root, file), content)
       records.write_catalog(root, data_set.name, data_set.classes, recipe,
                             contents)
-      _remove_parts(root)
       storage.write_bytes(storage.join(root, REPORT), report.to_json())
       return report
   except OSError as error:

@@ -121,7 +121,7 @@ def test_killed_runs_one_process_and_two_give_the_same_bytes(corpus, tmp_path):
 
 
 def limit_files():
-  resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
 @pytest.mark.slow
@@ -136,6 +136,24 @@ def test_a_full_disk_leaves_no_half_shard(corpus, tmp_path, workers):
   names = [name for name in contents(tmp_path) if 'plan.json' not in name]
   assert names == []
   assert run(corpus, tmp_path, *options).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_since_another_failed_leaves_nothing(tmp_path):
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 255, (40, 12, 16, 3), dtype=np.uint8)
+  videos = tmp_path / 'videos'
+  (videos / 'run').mkdir(parents=True)
+  synthetic.encode(str(videos / 'run' / 'large.mp4'),
+                   noise.repeat(12, 1).repeat(12, 2))
+  # Small, and its frames are counted when the large one has failed long since.
+  synthetic.encode(str(videos / 'run' / 'long.mp4'),
+                   np.zeros((8000, 96, 96, 3), np.uint8))
+  done = run(videos, tmp_path / 'out', '--workers=2', '--shards=2',
+             preexec_fn=limit_files)
+  assert done.returncode == 1
+  assert 'cannot be written' in done.stderr.splitlines()[-1]
+  assert list(contents(tmp_path / 'out')) == ['clips/1.0.0/plan.json']
 
 
 @pytest.mark.slow
