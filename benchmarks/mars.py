@@ -14,11 +14,9 @@ import json
 import pathlib
 import time
 
-import numpy as np
-
+from benchmarks import accuracies
 from benchmarks import commands
 from vidattn_jax.tools import fuse
-from vidattn_jax.training import evaluate
 
 # The second part wants the teacher of the first.
 _FIRST, _SECOND = ('rgb', 'sta', 'flow'), ('mars',)
@@ -52,9 +50,7 @@ def main(argv=None):
         f'--config.data.root={out / "data"}{seed}', f'--config.seed={seed}',
         f'--config.data.index_file={out / "index"}{seed}.json', *more,
         f'--workdir={workdir}', core=core, log=f'{workdir}.log')
-    scores = max((workdir / 'eval').glob('*.npz'),
-                 key=lambda path: path.stat().st_mtime)
-    return (seed, kind), evaluate.load_result(scores)
+    return (seed, kind), accuracies.newest(workdir)
 
   results = {}
   for kinds in (_FIRST, _SECOND):
@@ -67,25 +63,10 @@ def main(argv=None):
         fuse.fuse([results[seed, kind] for kind in kinds],
                   [1] * len(kinds)).summary()['top1']
         for seed in arguments.seeds]
-  print('\n' + table(rows))
+  print('\n' + accuracies.table(rows, 'rgb'))
   (out / 'summary.json').write_text(json.dumps(rows, indent=1) + '\n')
   print(f'{(time.monotonic() - start) / 60:.1f} minutes. Figures: '
         f'{out / "summary.json"}')
-
-
-def table(rows: dict) -> str:
-  """Writes accuracies as a Markdown table, and what is gained on `rgb`.
-
-  Args:
-    rows: {network: top-1 of each seed}.
-  """
-  lines = ['| network | top-1, by seed | mean | gained on rgb |',
-           '|---|---|---|---|']
-  for name, values in rows.items():
-    gain = 100 * (np.mean(values) - np.mean(rows['rgb']))
-    lines.append(f'| {name} | ' + ', '.join(f'{v:.1%}' for v in values)
-                 + f' | {np.mean(values):.1%} | {gain:+.1f} |')
-  return '\n'.join(lines) + '\n'
 
 
 if __name__ == '__main__':

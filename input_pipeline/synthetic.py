@@ -55,7 +55,7 @@ _PARTS = ((0.0, 0.45), (0.55, 1.0))
 
 
 def generate(directory, num_train=640, num_eval=160, seed=0, processes=None,
-             decoys=None):
+             decoys=None, classes=CLASSES):
   """Writes the data set as H.264 files, or leaves it if it is there already.
 
   Files are `train/<class>/NNNN.mp4` and `val/<class>/NNNN.mp4`, 320x240 pixels,
@@ -69,34 +69,43 @@ def generate(directory, num_train=640, num_eval=160, seed=0, processes=None,
 
   Args:
     directory: where to; must not exist, or hold the same set.
-    num_train: training clips over all classes; a multiple of 8.
-    num_eval: evaluation clips over all classes; a multiple of 8.
+    num_train: training clips over all classes; a multiple of their number.
+    num_eval: evaluation clips over all classes; a multiple of their number.
     seed: of everything random; 0 or more.
     processes: number of processes; None takes one a core.
     decoys: None; or (share in training, share in evaluation) of the decoys
       that slide to the side that their class names, 0 to 1.
+    classes: those of `CLASSES` that are written; a clip does not depend on
+      which others are.
 
   Returns:
     `directory`.
 
   Raises:
-    ValueError: numbers that do not balance the classes, or a directory that
-      holds something else.
+    ValueError: classes that there are not, numbers that do not balance them,
+      or a directory that holds something else.
   """
+  unknown = sorted(set(classes) - set(CLASSES))
+  if unknown or not classes or len(set(classes)) != len(classes):
+    raise ValueError(f'classes={tuple(classes)} must be some of '
+                     f'{", ".join(CLASSES)}, each once')
+  labels = sorted(map(CLASSES.index, classes))
   for key, number in (('num_train', num_train), ('num_eval', num_eval)):
-    if number < 0 or number % len(CLASSES):
+    if number < 0 or number % len(labels):
       raise ValueError(f'{key}={number} must be a multiple of the '
-                       f'{len(CLASSES)} classes')
+                       f'{len(labels)} classes')
   content = {'num_train': num_train, 'num_eval': num_eval, 'seed': seed}
   if decoys is not None:
     if len(decoys) != 2 or not all(0 <= share <= 1 for share in decoys):
       raise ValueError(f'decoys={decoys} must be two shares, 0 to 1')
     content['decoys'] = list(decoys)
+  if len(labels) < len(CLASSES):
+    content['classes'] = [CLASSES[label] for label in labels]
   jobs = [
       _Job(split, label, number, seed, decoys and decoys[split != 'train'])
       for split, total in (('train', num_train), ('val', num_eval))
-      for label in range(len(CLASSES))
-      for number in range(total // len(CLASSES))
+      for label in labels
+      for number in range(total // len(labels))
   ]
   return fill(directory, _MANIFEST, content, jobs, processes, chunk=8,
               found_file=None if decoys is None else _PARTS_FILE)
@@ -495,9 +504,11 @@ def main():
   parser.add_argument('--decoys', type=float, nargs=2, metavar='SHARE',
                       help='clips of two classes hold a decoy; shares, in '
                       'training and in evaluation, of those that agree')
+  parser.add_argument('--classes', nargs='+', default=CLASSES, metavar='CLASS',
+                      help='these alone; all are ' + ', '.join(CLASSES))
   args = parser.parse_args()
   print(generate(args.directory, args.train, args.eval, args.seed,
-                 decoys=args.decoys))
+                 decoys=args.decoys, classes=args.classes))
 
 
 if __name__ == '__main__':

@@ -32,6 +32,7 @@ _ARGUMENTS = {
     'mars_demo': ('rgb', 'sta', 'flow', 'mars'),
     'sta': ('resnet18,ucf101,2', 'resnet18,hmdb51,1,none', 'c3d,hmdb51,3,SA',
             'resnext101_64f,hmdb51,1', 'p3d199,ucf101,1'),
+    'sta_demo': ('host', 'none', 'STA', 'SENet-3D'),
     'st_abn_demo': ('', 'edited'),
     'st_abn_ssv2': ('slow_r50,32', 'st_abn_r50,32x2', 'st_abn_r101,32,edited'),
     'three_branch_small': ('demo,O+C+D', 'ut,O'),
@@ -49,9 +50,8 @@ _CASES = [(name, argument) for name in _NAMES
           if not name.startswith('detection')
           for argument in _ARGUMENTS.get(name, (None,))]
 # Those that take long to compile.
-_LONG = ('mars_demo', 'sta', 'st_abn_demo', 'st_abn_ssv2', 'tcnn_kinetics',
-         'three_branch_small',
-         'three_branch_ucf_hmdb', 'two_stream', 'two_stream_demo',
+_LONG = ('mars_demo', 'sta', 'sta_demo', 'st_abn_demo', 'st_abn_ssv2',
+         'tcnn_kinetics', 'three_branch_small', 'three_branch_ucf_hmdb', 'two_stream', 'two_stream_demo',
          'two_stream_weizmann', 'weizmann')
 _STEPS = [pytest.param(*case, marks=pytest.mark.slow) if case[0] in _LONG
           else case for case in _CASES

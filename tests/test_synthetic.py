@@ -56,6 +56,25 @@ def test_what_is_there_is_kept_and_never_mixed(made, tmp_path):
     synthetic.generate(tmp_path / 'x', 8, 9)
 
 
+def test_some_classes_alone_are_the_same_clips(made, tmp_path):
+  synthetic.generate(tmp_path / 'two', 4, 2, seed=3, processes=1,
+                     classes=('shrink', 'grow'))
+  two = _hashes(tmp_path / 'two')
+  whole = _hashes(made)
+  videos = {name for name in two if str(name).endswith('.mp4')}
+  assert len(videos) == 6
+  assert {name: two[name] for name in videos} == {
+      name: whole[name] for name in whole if name in videos}
+  with pytest.raises(ValueError, match='holds other files'):
+    synthetic.generate(tmp_path / 'two', 4, 2, seed=3,
+                       classes=('appear', 'grow'))
+  for wrong in ((), ('grow', 'grow'), ('grow', 'jump')):
+    with pytest.raises(ValueError, match='must be some of appear, grow'):
+      synthetic.generate(tmp_path / 'x', 4, 2, classes=wrong)
+  with pytest.raises(ValueError, match='must be a multiple of the 2 classes'):
+    synthetic.generate(tmp_path / 'x', 3, 2, classes=('grow', 'shrink'))
+
+
 @pytest.mark.parametrize('pair', synthetic.PAIRS)
 def test_partner_is_the_reversal(pair):
   # With the same draws, exactly; clips differ in their draws alone.
