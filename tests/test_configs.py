@@ -51,8 +51,8 @@ _CASES = [(name, argument) for name in _NAMES
           for argument in _ARGUMENTS.get(name, (None,))]
 # Those that take long to compile.
 _LONG = ('mars_demo', 'sta', 'sta_demo', 'st_abn_demo', 'st_abn_ssv2',
-         'tcnn_kinetics', 'three_branch_small', 'three_branch_ucf_hmdb', 'two_stream', 'two_stream_demo',
-         'two_stream_weizmann', 'weizmann')
+         'tcnn_kinetics', 'three_branch_small', 'three_branch_ucf_hmdb',
+         'two_stream', 'two_stream_demo', 'two_stream_weizmann', 'weizmann')
 _STEPS = [pytest.param(*case, marks=pytest.mark.slow) if case[0] in _LONG
           else case for case in _CASES
           # A teacher must be trained before.
