@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import jax
 import numpy as np
+from PIL import ImageColor
 import pytest
 import untrimmed as small
 
@@ -167,11 +168,12 @@ def test_timeline_shows_rows_lanes_and_colours():
   assert timeline.lanes([(0, 4), (1, 2), (2, 3), (3, 6)]) == [0, 1, 1, 1]
   assert [timeline.clock(s) for s in (3.46, 125, 3723)] == [
       '3.5 s', '2:05', '1:02:03']
-  text = timeline.draw(
+  what = (
       'a<b', 100.0, [
           timeline.Row('truth', [(10.0, 40.0, 'x', None)]),
           timeline.Row('net', [(12.0, 41.0, 'x', .9), (20.0, 30.0, 'y', .5)])],
-      ('x', 'y', 'z'), [np.zeros((6, 8, 3), np.uint8)] * 3)
+      ('x', 'y', 'z'), [np.full((6, 8, 3), 77, np.uint8)] * 3)
+  text = timeline.draw(*what)
   tree = ElementTree.fromstring(text)
   name = '{http://www.w3.org/2000/svg}'
   bars = [r for r in tree.iter(f'{name}rect') if r.find(f'{name}title') is not
@@ -185,6 +187,19 @@ def test_timeline_shows_rows_lanes_and_colours():
   assert bars[1].get('y') != bars[2].get('y')
   assert len(list(tree.iter(f'{name}image'))) == 3
   assert 'x 0.90, 12.0 s to 41.0 s' in text and 'a&lt;b' in text
+  # The picture has the same bars, in the same colours, at the same places.
+  picture = np.asarray(timeline.paint(*what))
+  twice = picture.shape[1] / timeline._WIDTH
+  assert picture.shape[0] == twice * float(tree.get('height'))
+  for bar in bars:
+    x, y, width = (twice * float(bar.get(k)) for k in ('x', 'y', 'width'))
+    y = round(y + 3 * twice)  # above the text
+    same = (picture[y] == ImageColor.getrgb(bar.get('fill'))).all(-1)
+    inside = np.arange(len(same))
+    edge = 2 * twice
+    assert same[(inside > x + edge) & (inside < x + width - edge)].all()
+    assert not same[[round(x - 3), round(x + width + 3)]].any()
+  assert (picture[round(40 * twice), round(400 * twice)] == 77).all()
 
 
 def _untrained(root, directory, **overrides):
@@ -239,8 +254,8 @@ def test_detect_shows_two_networks_and_keeps_what_came_before_damage(
   table.write_text('video,start,end,label\nv1,0.5,1,red\n')
   cli.main(command)
   printed = capsys.readouterr().out
-  assert ('detections.json, detections_2.json, detections.csv, timeline.svg'
-          in printed)
+  assert ('detections.json, detections_2.json, detections.csv, timeline.svg, '
+          'timeline.png') in printed
   rows = (out / 'detections.csv').read_text().splitlines()
   assert {row.rpartition(',')[2] for row in rows[1:]} == {'a/run', 'b/run'}
   drawn = (out / 'timeline.svg').read_text()

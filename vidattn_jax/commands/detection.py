@@ -84,8 +84,8 @@ def add_detect(commands):
       'detect', help='find actions in an untrimmed video',
       description='Streams through a video once for each network, prints the '
       'segments that are found and, with --out, writes them: detections.json '
-      "(ActivityNet's layout), detections.csv and timeline.svg, bars under a "
-      'film strip.')
+      "(ActivityNet's layout), detections.csv, timeline.svg and timeline.png, "
+      'bars under a film strip.')
   parser.add_argument('video', metavar='VIDEO')
   parser.add_argument('--checkpoint', required=True, action='append',
                       metavar='DIR', help='a workdir, or one checkpoint in '
@@ -181,7 +181,9 @@ def _detect(arguments):
     with open(os.path.join(arguments.out, 'timeline.svg'), 'w',
               encoding='utf-8') as file:
       file.write(timeline.draw(name, seconds, rows, classes, strip))
-    written += ['detections.csv', 'timeline.svg']
+    timeline.paint(name, seconds, rows, classes, strip).save(
+        os.path.join(arguments.out, 'timeline.png'))
+    written += ['detections.csv', 'timeline.svg', 'timeline.png']
     print(f'Written to {arguments.out}: {", ".join(written)}')
   if errors:
     raise errors[0]

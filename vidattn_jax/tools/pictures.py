@@ -168,7 +168,7 @@ def _bar(panel, value, width):
   ends = sorted((zero, level(value)))
   draw.rectangle((width // 4, ends[0], width - width // 4, ends[1]), fill=_BAR)
   draw.line((0, zero, width, zero), fill=_INK)
-  draw.text((width / 2, ends[0] - 2), f'{value:.3g}', font=_font(12),
+  draw.text((width / 2, ends[0] - 2), f'{value:.3g}', font=font(12),
             fill=_INK, anchor='mb')
   return np.asarray(image)
 
@@ -182,7 +182,7 @@ def color_bar(panel: panels_lib.Panel, height: int, colormap: str):
   if panel.kind == 'flow':
     size = min(_SCALE - _GAP, height - 2 * _LINE)
     image.paste(flow_colors.legend(size, panel.high, _PAPER), (0, 0))
-    draw.text((0, size + 2), f'rim: {panel.high:.2g} px', font=_font(12),
+    draw.text((0, size + 2), f'rim: {panel.high:.2g} px', font=font(12),
               fill=_INK)
     return image
   if panel.kind == 'weight':
@@ -194,29 +194,30 @@ def color_bar(panel: panels_lib.Panel, height: int, colormap: str):
     top, left = 0, 18
   for y, value, anchor in ((top, panel.high, 'la'),
                            (height - 1, panel.low, 'ls')):
-    draw.text((left, y), f'{value:.3g}', font=_font(12), fill=_INK,
+    draw.text((left, y), f'{value:.3g}', font=font(12), fill=_INK,
               anchor=anchor)
   return image
 
 
 @functools.cache
-def _font(size, bold=False):
+def font(size, bold=False):
+  """Returns the typeface of pictures, in pixels."""
   name = 'DejaVuSans-Bold.ttf' if bold else 'DejaVuSans.ttf'
   return ImageFont.truetype(
       os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', name), size)
 
 
-def _wrap(text, width, font):
+def _wrap(text, width, typeface):
   """Breaks text into lines of at most `width` pixels, long words, too."""
   lines = ['']
   for word in text.split():
     joined = f'{lines[-1]} {word}'.strip()
-    if font.getlength(joined) <= width:
+    if typeface.getlength(joined) <= width:
       lines[-1] = joined
       continue
     lines.append('')
     for letter in word:
-      if lines[-1] and font.getlength(lines[-1] + letter) > width:
+      if lines[-1] and typeface.getlength(lines[-1] + letter) > width:
         lines.append('')
       lines[-1] += letter
   return [line for line in lines if line]
@@ -224,9 +225,9 @@ def _wrap(text, width, font):
 
 def _label(panel, width, prefix=''):
   """Returns a panel's label in lines, and how many of them are its name."""
-  name = _wrap(prefix + panel.name, width, _font(12, bold=True))
+  name = _wrap(prefix + panel.name, width, font(12, bold=True))
   rest = [line for text in (panel.range, *panel.notes)
-          for line in _wrap(text, width, _font(12))]
+          for line in _wrap(text, width, font(12))]
   return name + rest, len(name)
 
 
@@ -234,7 +235,7 @@ def _write(draw, place, lines, bold):
   """Writes lines, the first `bold` of them in bold type."""
   for i, line in enumerate(lines):
     draw.text((place[0], place[1] + i * _LINE), line, fill=_INK,
-              font=_font(12, bold=i < bold))
+              font=font(12, bold=i < bold))
 
 
 def strip(clip: Clip, rows: Sequence[Row], colormap: str) -> Image.Image:
@@ -259,7 +260,7 @@ def strip(clip: Clip, rows: Sequence[Row], colormap: str) -> Image.Image:
     part = Image.new('RGB', (total, len(lines) * (size + 5) + _GAP), fill)
     ImageDraw.Draw(part).multiline_text(
         (_GAP, _GAP // 2), '\n'.join(lines), fill=_INK,
-        font=_font(size, bold=True), spacing=2)
+        font=font(size, bold=True), spacing=2)
     return part
 
   def times():
@@ -268,7 +269,7 @@ def strip(clip: Clip, rows: Sequence[Row], colormap: str) -> Image.Image:
     for i, t in enumerate(shown):
       draw.multiline_text(
           (_LABEL + i * step + step / 2, 0), clip.label(t).replace(', ', '\n'),
-          fill=_INK, font=_font(11), anchor='ma', align='center')
+          fill=_INK, font=font(11), anchor='ma', align='center')
     return part
 
   def line(label, drawn, scale=None):
@@ -282,11 +283,11 @@ def strip(clip: Clip, rows: Sequence[Row], colormap: str) -> Image.Image:
       part.paste(scale, (_LABEL + len(shown) * step, 0))
     return part
 
-  title = _wrap(clip.name, _LABEL - 2 * _GAP, _font(12, True))
+  title = _wrap(clip.name, _LABEL - 2 * _GAP, font(12, True))
   left_out = [f'{_MOST} of {count} frames'] if len(shown) < count else []
   parts = [times(), line((title + left_out, len(title)), frames)]
   for row in rows:
-    parts.append(band(_wrap(row.title, total - 2 * _GAP, _font(13, True)), 13,
+    parts.append(band(_wrap(row.title, total - 2 * _GAP, font(13, True)), 13,
                       _BAND))
     for panel in row.panels:
       drawn = cells(panel, frames, colormap)
@@ -311,7 +312,7 @@ def movie(path, clip: Clip, rows: Sequence[Row], colormap: str):
   """
   frames = resize(clip.frames, _MOVIE)
   width = _GAP + frames.shape[2] + _GAP + _SCALE
-  tiles = [((_wrap(clip.name, width - 2 * _GAP, _font(12, True)), 9), frames,
+  tiles = [((_wrap(clip.name, width - 2 * _GAP, font(12, True)), 9), frames,
             None)]
   for row in rows:
     prefix = f'{row.name}: ' if len(rows) > 1 else ''
@@ -342,7 +343,7 @@ def movie(path, clip: Clip, rows: Sequence[Row], colormap: str):
     for t in range(len(frames)):
       image = base.copy()
       ImageDraw.Draw(image).text((_GAP, 2), clip.label(t), fill=_INK,
-                                 font=_font(13, bold=True))
+                                 font=font(13, bold=True))
       for (x, y), (_, drawn, _) in zip(places, tiles, strict=True):
         image.paste(Image.fromarray(drawn[t]), (x, y + head))
       out.mux(stream.encode(av.VideoFrame.from_image(image)))

@@ -1,4 +1,4 @@
-"""Segments of a video as bars under a film strip: one SVG file."""
+"""Segments of a video as bars under a film strip: an SVG file, a picture."""
 
 import base64
 from collections.abc import Sequence
@@ -8,6 +8,9 @@ import io
 
 import numpy as np
 from PIL import Image
+from PIL import ImageDraw
+
+from vidattn_jax.tools import pictures
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; more classes
 # begin again, dashed.
@@ -21,6 +24,8 @@ _LETTER = 7
 # Distances of marks on the axis, seconds, and how many there are at most.
 _STEPS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _MARKS = 12
+# Pixels of a painted timeline for one of a drawn one.
+_SCALE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +38,52 @@ class Row:
   """
   name: str
   segments: Sequence[tuple[float, float, str, float | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Box:
+  """A rectangle; `dash` is a list of lengths, as SVG has it."""
+  x: float
+  y: float
+  width: float
+  height: float
+  fill: str
+  stroke: str = ''
+  stroke_width: int = 1
+  dash: str = ''
+  title: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+  """A line of text, whose letters stand on `y`."""
+  x: float
+  y: float
+  text: str
+  size: int = 13
+  bold: bool = False
+  # It ends at x; it has a light halo, and is read on any colour.
+  ends: bool = False
+  halo: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Upright:
+  """A vertical line."""
+  x: float
+  y: float
+  end: float
+  stroke: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+  """One of the film strip."""
+  x: float
+  y: float
+  width: float
+  height: float
+  frame: np.ndarray
 
 
 def lanes(segments) -> list[int]:
@@ -77,92 +128,148 @@ def draw(title: str, duration: float, rows: Sequence[Row], classes,
   Returns:
     The SVG file; nothing outside of it is asked for.
   """
+  height, shapes = _layout(title, duration, rows, classes, frames)
+  told = '; '.join(f'{row.name}: {len(row.segments)} segments' for row in rows)
+  return (
+      f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
+      f' width="{_WIDTH}" height="{height}" role="img" '
+      f'font-family="sans-serif" fill="{_INK}">'
+      f'<title>{html.escape(title)}</title><desc>{html.escape(told)}</desc>'
+      + '\n'.join(map(_to_svg, shapes)) + '</svg>\n')
+
+
+def paint(title: str, duration: float, rows: Sequence[Row], classes,
+          frames=()) -> Image.Image:
+  """Paints what `draw` draws, two pixels for one, for where SVG is not read."""
+  height, shapes = _layout(title, duration, rows, classes, frames)
+  image = Image.new('RGB', (_SCALE * _WIDTH, _SCALE * height))
+  for shape in shapes:
+    _paint(image, shape)
+  return image
+
+
+def _layout(title, duration, rows, classes, frames):
+  """Returns the height and what is drawn, one above the other."""
   inner = _WIDTH - _LEFT - _RIGHT
   place = lambda s: _LEFT + inner * min(max(s / duration, 0), 1)  # noqa: E731
   used = [name for name in classes if any(
       s[2] == name for row in rows for s in row.segments)]
-  y, body = _TEXT + 10, [
-      f'<text x="10" y="{_TEXT}" font-weight="bold">{html.escape(title)}, '
-      f'{clock(duration)}</text>']
+  y, shapes = _TEXT + 10, [
+      _Text(10, _TEXT, f'{title}, {clock(duration)}', bold=True)]
   if len(frames):
     each = inner / len(frames)
     height = round(each * frames[0].shape[0] / frames[0].shape[1])
-    body += [f'<image x="{_LEFT + i * each:.1f}" y="{y}" width="{each:.1f}" '
-             f'height="{height}" href="{_data(frame)}"/>'
-             for i, frame in enumerate(frames)]
+    shapes += [_Frame(_LEFT + i * each, y, each, height, frame)
+               for i, frame in enumerate(frames)]
     y += height + _GAP
   top = y
-  body += _axis(duration, place, y)
+  shapes += _axis(duration, place, y)
   y += _TEXT + _GAP
   for number, row in enumerate(rows):
     chosen = lanes(row.segments)
     height = (max(chosen, default=0) + 1) * (_BAR + _GAP) + 2 * _GAP
     if number % 2 == 0:
-      body.append(f'<rect x="0" y="{y}" width="{_WIDTH}" height="{height}" '
-                  f'fill="{_BAND}"/>')
-    body.append(f'<text x="10" y="{y + _GAP + 15}">'
-                f'{html.escape(_short(row.name))}</text>')
+      shapes.append(_Box(0, y, _WIDTH, height, _BAND))
+    shapes.append(_Text(10, y + _GAP + 15, _short(row.name)))
     for segment, lane in zip(row.segments, chosen, strict=True):
-      body += _bar(segment, place, y + _GAP + lane * (_BAR + _GAP), classes)
+      shapes += _bar(segment, place, y + _GAP + lane * (_BAR + _GAP), classes)
     y += height
-  marks = f'<path d="M{_LEFT} {top}V{y}M{_WIDTH - _RIGHT} {top}V{y}" ' \
-      f'stroke="{_LINE}"/>'
+  shapes += [_Upright(x, top, y, _LINE) for x in (_LEFT, _WIDTH - _RIGHT)]
   y += _GAP
   x = _LEFT
   for name in used:
     width = 24 + _LETTER * len(name) + 14
     if x + width > _WIDTH and x > _LEFT:
       x, y = _LEFT, y + _TEXT
-    body.append(f'<rect x="{x}" y="{y + 4}" width="14" height="12" '
-                f'{_look(name, classes)}/>'
-                f'<text x="{x + 20}" y="{y + 15}">{html.escape(name)}</text>')
+    shapes += [_Box(x, y + 4, 14, 12, **_look(name, classes)),
+               _Text(x + 20, y + 15, name)]
     x += width
   y += _TEXT + 8
-  told = '; '.join(f'{row.name}: {len(row.segments)} segments' for row in rows)
-  return (
-      f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {y}" '
-      f'width="{_WIDTH}" height="{y}" role="img" font-family="sans-serif" '
-      f'font-size="13" fill="{_INK}"><title>{html.escape(title)}</title>'
-      f'<desc>{html.escape(told)}</desc>'
-      f'<rect width="{_WIDTH}" height="{y}" fill="#fff"/>'
-      + '\n'.join([*body, marks]) + '</svg>\n')
+  return y, [_Box(0, 0, _WIDTH, y, '#ffffff'), *shapes]
 
 
 def _axis(duration, place, y):
   step = next((s for s in _STEPS if duration / s <= _MARKS), _STEPS[-1])
-  parts = []
-  for seconds in np.arange(0, duration + 1e-9, step):
+  shapes = []
+  for seconds in np.arange(0, duration + 1e-9, step).tolist():
     x = place(seconds)
     # The last one stands before its mark if it would be cut.
-    side = ('text-anchor="end" ' if x + 5 * _LETTER > _WIDTH else '')
-    parts.append(f'<path d="M{x:.1f} {y}v5" stroke="{_INK}"/>'
-                 f'<text x="{x + (-2 if side else 2):.1f}" y="{y + 15}" {side}'
-                 f'font-size="11">{clock(float(seconds))}</text>')
-  return parts
+    ends = x + 5 * _LETTER > _WIDTH
+    shapes += [_Upright(x, y, y + 5, _INK),
+               _Text(x + (-2 if ends else 2), y + 15, clock(seconds),
+                     size=11, ends=ends)]
+  return shapes
 
 
 def _bar(segment, place, y, classes):
   start, end, name, score = segment
   x, width = place(start), max(place(end) - place(start), 2)
   text = name if score is None else f'{name} {score:.2f}'
-  told = f'{text}, {clock(start)} to {clock(end)}'
-  parts = [f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{_BAR}" '
-           f'rx="2" {_look(name, classes)}><title>{html.escape(told)}</title>'
-           '</rect>']
-  # A light halo: text is read on any colour.
+  shapes = [_Box(x, y, width, _BAR, **_look(name, classes),
+                 title=f'{text}, {clock(start)} to {clock(end)}')]
   if width > _LETTER * len(text):
-    parts.append(f'<text x="{x + 4:.1f}" y="{y + 14}" font-size="12" '
-                 'stroke="#fff" stroke-width="3" paint-order="stroke" '
-                 f'pointer-events="none">{html.escape(text)}</text>')
-  return parts
+    shapes.append(_Text(x + 4, y + 14, text, size=12, halo=True))
+  return shapes
 
 
 def _look(name, classes):
   number = list(classes).index(name)
   dashes = number // len(_COLORS)
-  more = f' stroke-dasharray="{2 + 2 * dashes} 2"' if dashes else ''
-  return (f'fill="{_COLORS[number % len(_COLORS)]}" stroke="{_INK}" '
-          f'stroke-width="{1 + (dashes > 0)}"{more}')
+  return {'fill': _COLORS[number % len(_COLORS)], 'stroke': _INK,
+          'stroke_width': 1 + (dashes > 0),
+          'dash': f'{2 + 2 * dashes} 2' if dashes else ''}
+
+
+def _to_svg(shape):
+  if isinstance(shape, _Upright):
+    return (f'<path d="M{shape.x:.1f} {shape.y}V{shape.end}" '
+            f'stroke="{shape.stroke}"/>')
+  if isinstance(shape, _Text):
+    more = (' font-weight="bold"' * shape.bold
+            + ' text-anchor="end"' * shape.ends
+            + (' stroke="#fff" stroke-width="3" paint-order="stroke" '
+               'pointer-events="none"') * shape.halo)
+    return (f'<text x="{shape.x:.1f}" y="{shape.y}" font-size="{shape.size}"'
+            f'{more}>{html.escape(shape.text)}</text>')
+  where = (f'x="{shape.x:.1f}" y="{shape.y}" width="{shape.width:.1f}" '
+           f'height="{shape.height}"')
+  if isinstance(shape, _Frame):
+    return f'<image {where} href="{_data(shape.frame)}"/>'
+  more = f' rx="2" stroke="{shape.stroke}" ' \
+      f'stroke-width="{shape.stroke_width}"' if shape.stroke else ''
+  more += f' stroke-dasharray="{shape.dash}"' if shape.dash else ''
+  title = f'<title>{html.escape(shape.title)}</title>' if shape.title else ''
+  return f'<rect {where} fill="{shape.fill}"{more}>{title}</rect>'
+
+
+def _paint(image, shape):
+  pen = ImageDraw.Draw(image)
+  x, y = _SCALE * shape.x, _SCALE * shape.y
+  if isinstance(shape, _Upright):
+    pen.line((x, y, x, _SCALE * shape.end), shape.stroke, _SCALE)
+  elif isinstance(shape, _Text):
+    pen.text((x, y), shape.text, _INK,
+             pictures.font(_SCALE * shape.size, shape.bold),
+             anchor='rs' if shape.ends else 'ls',
+             stroke_width=_SCALE * 3 // 2 if shape.halo else 0,
+             stroke_fill='#ffffff')
+  else:
+    right, bottom = x + _SCALE * shape.width, y + _SCALE * shape.height
+    if isinstance(shape, _Frame):
+      place = round(x), round(y)
+      image.paste(Image.fromarray(shape.frame).resize(
+          (round(right) - place[0], round(bottom) - place[1])), place)
+      return
+    pen.rectangle((x, y, right - 1, bottom - 1), shape.fill,
+                  shape.stroke or None, _SCALE * shape.stroke_width)
+    if shape.dash:
+      # Gaps in the outline, as SVG leaves them.
+      on, off = (_SCALE * int(length) for length in shape.dash.split())
+      width = _SCALE * shape.stroke_width
+      for left in np.arange(x + on, right - off, on + off):
+        for above in (y, bottom - width):
+          pen.rectangle((left, above, left + off - 1, above + width - 1),
+                        shape.fill)
 
 
 def _short(name):
