@@ -51,6 +51,7 @@ def main(argv=None):
     commands.run(
         'main.py', f'--config=configs/sta_demo.py:{kind}',
         f'--config.data.root={_data(out, name, seed)}',
+        f'--config.data.index_file={out}/index_{name}_{seed}.json',
         f'--config.seed={seed}', *more, f'--workdir={workdir}', core=core,
         log=f'{workdir}.log')
     return accuracies.newest(workdir).summary()['top1']
@@ -58,12 +59,13 @@ def main(argv=None):
   rows = {}
   for kinds in (('host',), ('none', *arguments.units)):
     jobs = [(seed, kind) for kind in kinds for seed in arguments.seeds]
-    for (_, kind), top1 in zip(jobs, commands.on_cores(train, jobs)):
+    for (_, kind), top1 in zip(
+        jobs, commands.on_cores(train, jobs), strict=True):
       rows.setdefault(kind, []).append(top1)
+  (out / 'summary.json').write_text(json.dumps(rows, indent=1) + '\n')
   hosts = ', '.join(f'{top1:.1%}' for top1 in rows.pop('host'))
   print(f'\nThe hosts, on their two classes: {hosts}\n')
   print(accuracies.table(rows, 'none'))
-  (out / 'summary.json').write_text(json.dumps(rows, indent=1) + '\n')
   print(f'{(time.monotonic() - start) / 60:.1f} minutes. Figures: '
         f'{out / "summary.json"}')
 

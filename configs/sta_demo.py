@@ -12,9 +12,9 @@ python main.py --config=configs/sta_demo.py:none --config.data.root=DATA/all \\
 
 The paper puts STA into networks that are trained already. Here the host learns
 two classes; then all of it but its classifier stays as it is, and one of the
-units of the paper's table 7, by name, learns all eight classes in it, or none
+units that the paper compares, by name, learns all eight classes in it, or none
 does. `python -m benchmarks.sta` compares them; results: docs/benchmarks.md. A
-CPU, two minutes for each. (Not in the papers.)
+core, four minutes for each. (Not in the papers.)
 """
 
 from configs import mars_demo

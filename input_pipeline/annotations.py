@@ -13,8 +13,10 @@ import os
 import re
 import zipfile
 
+from absl import logging
 import numpy as np
 
+from input_pipeline import folders
 from input_pipeline import lists
 from input_pipeline.layouts import listing
 
@@ -235,8 +237,7 @@ def _read_thumos14(folder):
         check_classes(path, [kind], tuple(THUMOS14))
       for video, start, stop in thumos14_rows(path, subset):
         truth = subsets.setdefault(end, {}).setdefault(video, _truth())
-        # The published evaluation takes either order.
-        times = tuple(sorted((float(start), float(stop))))
+        times = float(start), float(stop)
         if kind == _AMBIGUOUS:
           truth['ambiguous'].append(times)
         else:
@@ -249,6 +250,9 @@ def _read_thumos14(folder):
 def thumos14_rows(path, subset):
   """Yields (video, start, stop), times as written, of a file of THUMOS'14.
 
+  Segments that end before they start are turned round, as the published
+  evaluation does, and named in a warning.
+
   Args:
     path: a file such as `Billiards_test.txt`.
     subset: one of `THUMOS14_SUBSETS`, whose name is in those of its videos.
@@ -257,12 +261,19 @@ def thumos14_rows(path, subset):
     ValueError: a line is none of the format; names the file and the line.
   """
   named = THUMOS14_SUBSETS[subset][0]
+  turned = []
   for where, words in listing.rows_of(path, 3):
     times = [_number(word, where) for word in words[1:]]
     if not words[0].startswith(f'video_{named}_') or times[0] == times[1]:
       raise ValueError(f"{where}: it is not 'video_{named}_NUMBER start "
                        "stop', in seconds")
+    if times[0] > times[1]:
+      turned.append(where)
+      words[1:] = reversed(words[1:])
     yield tuple(words)
+  if turned:
+    logging.warning('%s: it ends before it starts (%d such in the file); '
+                    'turned round', turned[0], len(turned))
 
 
 def _number(text, where):
@@ -349,8 +360,8 @@ def ended(truth, seconds) -> dict:
 def find_names(names, videos) -> dict:
   """Returns {name: what annotations call the video, or None}.
 
-  Folders and endings do not count, nor does the `v_` with which ActivityNet's
-  files begin and its annotations do not.
+  Endings of video files do not count, nor folders that one of both leaves out,
+  nor the `v_` with which ActivityNet's files begin and its annotations do not.
 
   Args:
     names: of videos.
@@ -361,11 +372,14 @@ def find_names(names, videos) -> dict:
   """
   known = {}
   for video in videos:
-    known.setdefault(_stem(video), []).append(video)
+    known.setdefault(_parts(video)[-1], []).append(video)
   found = {}
   for name in set(names):
-    stem = _stem(name)
-    fits = known.get(stem) or known.get(stem.removeprefix('v_'), ())
+    *place, stem = _parts(name)
+    fits = [video for video in known.get(
+        stem, known.get(stem.removeprefix('v_'), ()))
+            if all(a == b for a, b in zip(
+                reversed(place), reversed(_parts(video)[:-1])))]
     if name not in videos and len(fits) > 1:
       raise ValueError(f'{name} may be the video {fits[0]} or {fits[1]}; write '
                        'its whole name')
@@ -373,8 +387,11 @@ def find_names(names, videos) -> dict:
   return found
 
 
-def _stem(name):
-  return os.path.splitext(os.path.basename(name))[0]
+def _parts(name):
+  """Returns folders and name of a video, without the ending of a file."""
+  if folders.is_video(name):
+    name = os.path.splitext(name)[0]
+  return [part for part in name.split('/') if part not in ('', '.')] or [name]
 
 
 def read_detections(path, annotations) -> dict:

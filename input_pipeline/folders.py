@@ -63,7 +63,7 @@ def of_classes(root, folder, first):
       name = '/'.join(filter(None, (folder, class_name, file)))
       if is_dir and not storage.exists(storage.join(path, first)):
         ignored.append((name, f'a folder without {first}'))
-      elif is_dir or _is_video(file):
+      elif is_dir or is_video(file):
         videos.append(lists.Item(name, path, class_name, None, place))
       else:
         ignored.append((name, 'its name is not that of a video file'))
@@ -94,12 +94,13 @@ def below(root, first, folder=''):
     path = storage.join(root, name)
     if is_dir and not storage.exists(storage.join(path, first)):
       found += below(root, first, name)
-    elif is_dir or _is_video(file):
+    elif is_dir or is_video(file):
       found.append((name, path))
   return found
 
 
-def _is_video(file):
+def is_video(file):
+  """Tells whether a name ends as those of video files do."""
   return os.path.splitext(file)[1].lower() in _SUFFIXES
 
 

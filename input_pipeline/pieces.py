@@ -121,6 +121,11 @@ class Windows:
           len(starts), int)
       rows = np.stack([np.full(len(starts), number), starts, lengths, which], 1)
       background = (best < keys.background_below) & ~(unsure > 0).any(1)
+      # A piece of a video that is trimmed to its action shows the action.
+      if any(start * video.rate < 1 and (
+          end * video.rate > video.num_frames - 1)
+             for start, end, _ in video.segments):
+        background[:] = False
       for kind, chosen in (('action', best > keys.action_above),
                            ('near', background & (best > 0)),
                            ('far', background & (best == 0))):

@@ -101,7 +101,8 @@ def shrink(c):
     del c.model.num_classes  # of several heads, it is no number
     c.model.update(width=1 / 16, crop_size=(36, 36), num_classes=0,
                    stages=(4,), num_frames=2)
-    c.update(batch_size=2, num_epochs=1.0, log_every_steps=1, compile_cache='')
+    c.update(batch_size=2, num_epochs=1.0, log_every_steps=1, compile_cache='',
+             init_from='')
     c.schedule.warmup_epochs = 0.0
     c.eval.update(batch_size=2, clips=1, crops=1, every_epochs=1.0)
     if 'inception' in c.model.name + c.model.options.get('backbone', ''):

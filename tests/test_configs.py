@@ -7,6 +7,7 @@ import itertools
 import math
 import pathlib
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import small
 
 from vidattn_jax.models import three_branch
+from vidattn_jax.training import checkpoint
 from vidattn_jax.training import optim
 from vidattn_jax.training import state as state_lib
 from vidattn_jax.training import train
@@ -83,6 +85,29 @@ def test_trains_one_step_when_shrunk(name, argument, tmp_path):
     [tested] = [line for line in lines if 'eval/top1' in line]
     assert {key for key in tested if key.startswith('eval/top1_')} == {
         f'eval/top1_{branch}' for branch in names}
+
+
+@pytest.mark.slow
+def test_sta_learns_in_a_host_that_stays(tmp_path):
+  params = {}
+  for kind in ('host', 'none', 'STA'):
+    c = small.shrink(_load('sta_demo', kind))
+    c.optimizer.weight_decay = 0.1
+    if kind != 'host':
+      c.init_from = str(tmp_path / 'host')
+    train.train_and_evaluate(c, tmp_path / kind, small.inputs(c, count=4))
+    params[kind] = traverse_util.flatten_dict(
+        checkpoint.load(str(tmp_path / kind), 'latest')[0], sep='/')
+  assert any('/attention/' in path for path in params['STA'])
+  for kind in ('none', 'STA'):
+    for path, value in params[kind].items():
+      if '/attention/' in path:
+        # So far the units are as far from nothing as one step takes them.
+        assert not path.endswith('alpha') or np.any(value), path
+      elif '/backbone/' in path:
+        np.testing.assert_array_equal(value, params['host'][path], err_msg=path)
+      else:
+        assert np.any(value != params['host'][path]), path
 
 
 @pytest.mark.parametrize('name,argument', [

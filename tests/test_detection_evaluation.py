@@ -328,7 +328,7 @@ def test_every_layout_holds_the_same(files, truth):
       np.testing.assert_array_equal(values, other[key], err_msg=key)
 
 
-def test_folder_of_thumos14(thumos, tmp_path):
+def test_folder_of_thumos14(thumos, tmp_path, caplog):
   truth, classes = thumos
   for k, name in enumerate(classes):
     (tmp_path / f'{name}_test.txt').write_text(''.join(
@@ -345,6 +345,14 @@ def test_folder_of_thumos14(thumos, tmp_path):
     # By class, and within each in the order of the file.
     assert mine['segments'] == sorted(map(tuple, v['segments']),
                                       key=lambda row: row[2])
+  # The published evaluation takes either order; here that is said, too.
+  path = tmp_path / 'Diving_test.txt'
+  line = path.read_text().splitlines()[0]
+  video, start, end = line.split()
+  path.write_text(path.read_text().replace(line, f'{video} {end} {start}', 1))
+  assert annotations.read(tmp_path) == read
+  assert ('Diving_test.txt, line 1: it ends before it starts (1 such'
+          in caplog.text)
   (tmp_path / 'found.txt').write_text('video_test_0000004 1.5 2.5 9 0.75\n')
   found = annotations.read_detections(str(tmp_path / 'found.txt'), read)
   assert found['label'].tolist() == [classes.index('BasketballDunk')]
@@ -405,8 +413,13 @@ def test_tables_may_tell_lengths_and_leave_out_times(tmp_path):
 def test_videos_are_known_without_folder_ending_and_prefix(files):
   truth = annotations.read(files / 'truth.json')
   for known, name in (('a', 'v_a'), ('x/b.mp4', 'b'), ('x/b.mp4', 'v_b'),
-                      ('b', 'x/b.mp4'), ('v_b', 'v_b.mkv')):
+                      ('b', 'x/b.mp4'), ('v_b', 'v_b.mkv'), ('y/b', 'x/y/b'),
+                      ('session.1', 'session.1.mp4')):
     assert annotations.find_names([name], [known]) == {name: known}
+  # None of these is the video of nearly the same name.
+  for known, name in (('session.1', 'session.2'), ('y/b.mp4', 'x/b.mp4'),
+                      ('cam_12.30', 'cam_12.45'), ('x/v_b', 'y/b')):
+    assert annotations.find_names([name], [known]) == {name: None}
   assert annotations.find_names(['c'], ['a']) == {'c': None}
   both = ['x/b.mp4', 'y/b.mp4']
   assert annotations.find_names(both, both) == dict(zip(both, both))

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import jax
 import numpy as np
+from PIL import Image
 from PIL import ImageColor
 import pytest
 import untrimmed as small
@@ -62,6 +63,11 @@ def test_networks_of_the_paper_can_be_built(argument):
   if argument.startswith('rc3d'):
     assert shapes['rpn']['cls_score']['kernel'].shape[-1] == 2 * (
         int(argument.split(',')[1]))
+    assert (c.model.num_frames, c.data.frame_rate,
+            c.detection.buffer_step) == (768, 25.0, 192)
+    # 28 as in the authors' experiments/thumos14/train.prototxt.
+    assert model.scales == ((2, 4, 5, 6, 8, 9, 10, 12, 14, 16)
+                            if ',10' in argument else tuple(range(2, 57, 2)))
     assert shapes['roi']['cls_score']['kernel'].shape[-1] == 21
   else:
     assert shapes['localization']['head']['kernel'].shape == (512, 21)
@@ -200,6 +206,21 @@ def test_timeline_shows_rows_lanes_and_colours():
     assert same[(inside > x + edge) & (inside < x + width - edge)].all()
     assert not same[[round(x - 3), round(x + width + 3)]].any()
   assert (picture[round(40 * twice), round(400 * twice)] == 77).all()
+  # In a long video a short action is two pixels wide, and shows its colour;
+  # that of a ninth class is dashed.
+  classes = [f'class\n{i}' for i in range(9)]
+  short = ('v', 3600.0, [timeline.Row('net', [
+      (100.0, 101.0, classes[0], .9), (1000.0, 1001.0, classes[8], .9)])],
+           classes)
+  tree = ElementTree.fromstring(timeline.draw(*short))
+  bars = [r for r in tree.iter(f'{name}rect') if r.find(f'{name}title') is not
+          None]
+  assert [bool(bar.get('stroke-dasharray')) for bar in bars] == [False, True]
+  picture = np.asarray(timeline.paint(*short))
+  for bar in bars:
+    x, y = (round(twice * float(bar.get(k))) for k in ('x', 'y'))
+    assert (picture[y + 20, x - 3:x + 8] == ImageColor.getrgb(
+        bar.get('fill'))).all(-1).any()
 
 
 def _untrained(root, directory, **overrides):
@@ -279,6 +300,11 @@ def test_detect_shows_two_networks_and_keeps_what_came_before_damage(
                                        (out, 'detections_2.json')))
   assert len(found) > 0 and max(f['segment'][1] for f in found) <= 70 / 25
   assert max(f['segment'][1] for f in whole) > 70 / 25
+  # The strip is as long as the video; what could not be read is grey.
+  drawn = ElementTree.parse(tmp_path / 'cut' / 'timeline.svg')
+  assert len([e for e in drawn.iter() if e.tag.endswith('image')]) == 12
+  with Image.open(out / 'timeline.png') as picture:
+    assert picture.size[0] == 2400
 
 
 def _trained_a_step(root, directory, **overrides):

@@ -136,6 +136,10 @@ def test_a_student_learns_from_a_checkpoint(tmp_path):
   c = small.config(**{**keys, 'distill.teacher': str(tmp_path / 'flow')})
   result = train.train_and_evaluate(c, tmp_path / 'rgb', small.inputs(c))
   assert np.isfinite(result.scores).all()
+  # Its clips here are not what it learned from, and that is said.
+  said = []
+  distill.load_teacher(str(tmp_path / 'flow'), said.append)
+  assert len(said) == 1 and 'learned stored flow' in said[0]
   c = small.config(**{**keys, 'distill.teacher': str(tmp_path / 'rgb')})
   with pytest.raises(ValueError, match='must be of a 3D network that sees'):
     train.train_and_evaluate(c, tmp_path / 'other', small.inputs(c))

@@ -253,6 +253,22 @@ def test_ambiguous_segments_are_no_background(root):
   assert len(starts) > 20 and min(starts) >= 50
 
 
+def test_pieces_of_a_trimmed_video_are_no_background(root, tmp_path):
+  (tmp_path / 'more.csv').write_text('video,start,end,label\nc,,,red\n')
+  config, found = _load(root, detection__background=20.0,
+                        detection__more_annotations=(
+                            str(tmp_path / 'more.csv'),))
+  trimmed = found.records[2]
+  assert trimmed.name == 'c' and len(trimmed.segments) == 1
+  # It has windows of a twelfth of it, which overlap its action that little.
+  assert len(_windows(trimmed.num_frames)[0]) > 10
+  drawn = pieces.Windows(found, config, _windows)
+  rng = np.random.default_rng(0)
+  rows = [drawn.draw(i, rng) for i in range(len(drawn))]
+  background = [video for video, _, _, (label, _) in rows if not label]
+  assert len(background) > 100 and set(background) == {0, 1}
+
+
 def test_windows_of_actions_move_by_up_to_their_step(root):
   config, found = _load(root, detection__shift=1.0)
   drawn = pieces.Windows(found, config, _windows)

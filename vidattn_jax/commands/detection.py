@@ -256,6 +256,9 @@ def _stream(arguments, detector, entry, strip):
         detector, pieces.batched(slots(), detector.rows, detector.pixels),
         arguments.least_score, arguments.most,
         numbered.num_frames / numbered.rate)
+  if strip:
+    # What could not be read is grey.
+    strip += [np.full_like(strip[0], 200)] * (len(shown) - len(strip))
   # What follows the last piece is shorter than a step, and not looked at.
   if broken:
     print(f'{arguments.video}: it cannot be read after frame {bar.n}; what was '

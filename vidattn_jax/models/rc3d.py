@@ -11,8 +11,7 @@ from vidattn_jax.detection import segments as segments_lib
 from vidattn_jax.models import frozen
 from vidattn_jax.models import recognizer
 
-# Lengths of anchors in strides: for THUMOS'14, and the finer set of the
-# authors' first code.
+# Lengths of anchors in strides, for THUMOS'14.
 SCALES = (2, 4, 5, 6, 8, 9, 10, 12, 14, 16)
 # Frames between two places of the features.
 _STRIDE = 8

@@ -63,7 +63,7 @@ class _Text:
   size: int = 13
   bold: bool = False
   # It ends at x; it has a light halo, and is read on any colour.
-  ends: bool = False
+  to_left: bool = False
   halo: bool = False
 
 
@@ -72,7 +72,7 @@ class _Upright:
   """A vertical line."""
   x: float
   y: float
-  end: float
+  bottom: float
   stroke: str
 
 
@@ -194,10 +194,10 @@ def _axis(duration, place, y):
   for seconds in np.arange(0, duration + 1e-9, step).tolist():
     x = place(seconds)
     # The last one stands before its mark if it would be cut.
-    ends = x + 5 * _LETTER > _WIDTH
+    cut = x + 5 * _LETTER > _WIDTH
     shapes += [_Upright(x, y, y + 5, _INK),
-               _Text(x + (-2 if ends else 2), y + 15, clock(seconds),
-                     size=11, ends=ends)]
+               _Text(x + (-2 if cut else 2), y + 15, clock(seconds),
+                     size=11, to_left=cut)]
   return shapes
 
 
@@ -222,11 +222,11 @@ def _look(name, classes):
 
 def _to_svg(shape):
   if isinstance(shape, _Upright):
-    return (f'<path d="M{shape.x:.1f} {shape.y}V{shape.end}" '
+    return (f'<path d="M{shape.x:.1f} {shape.y}V{shape.bottom}" '
             f'stroke="{shape.stroke}"/>')
   if isinstance(shape, _Text):
     more = (' font-weight="bold"' * shape.bold
-            + ' text-anchor="end"' * shape.ends
+            + ' text-anchor="end"' * shape.to_left
             + (' stroke="#fff" stroke-width="3" paint-order="stroke" '
                'pointer-events="none"') * shape.halo)
     return (f'<text x="{shape.x:.1f}" y="{shape.y}" font-size="{shape.size}"'
@@ -246,30 +246,35 @@ def _paint(image, shape):
   pen = ImageDraw.Draw(image)
   x, y = _SCALE * shape.x, _SCALE * shape.y
   if isinstance(shape, _Upright):
-    pen.line((x, y, x, _SCALE * shape.end), shape.stroke, _SCALE)
+    pen.line((x, y, x, _SCALE * shape.bottom), shape.stroke, _SCALE)
   elif isinstance(shape, _Text):
-    pen.text((x, y), shape.text, _INK,
+    pen.text((x, y), ' '.join(shape.text.split()), _INK,
              pictures.font(_SCALE * shape.size, shape.bold),
-             anchor='rs' if shape.ends else 'ls',
+             anchor='rs' if shape.to_left else 'ls',
              stroke_width=_SCALE * 3 // 2 if shape.halo else 0,
              stroke_fill='#ffffff')
+  elif isinstance(shape, _Frame):
+    left, top, right, bottom = (round(v) for v in (
+        x, y, x + _SCALE * shape.width, y + _SCALE * shape.height))
+    image.paste(Image.fromarray(shape.frame).resize(
+        (right - left, bottom - top)), (left, top))
   else:
-    right, bottom = x + _SCALE * shape.width, y + _SCALE * shape.height
-    if isinstance(shape, _Frame):
-      place = round(x), round(y)
-      image.paste(Image.fromarray(shape.frame).resize(
-          (round(right) - place[0], round(bottom) - place[1])), place)
-      return
-    pen.rectangle((x, y, right - 1, bottom - 1), shape.fill,
-                  shape.stroke or None, _SCALE * shape.stroke_width)
-    if shape.dash:
-      # Gaps in the outline, as SVG leaves them.
-      on, off = (_SCALE * int(length) for length in shape.dash.split())
-      width = _SCALE * shape.stroke_width
-      for left in np.arange(x + on, right - off, on + off):
-        for above in (y, bottom - width):
-          pen.rectangle((left, above, left + off - 1, above + width - 1),
-                        shape.fill)
+    _paint_box(pen, shape, x, y)
+
+
+def _paint_box(pen, box, x, y):
+  """Paints a rectangle, whose outline lies inside of it."""
+  right, bottom = x + _SCALE * box.width, y + _SCALE * box.height
+  # A narrow one shows its colour, too.
+  outline = max(1, min(_SCALE * box.stroke_width, int(right - x) // 4))
+  pen.rectangle((x, y, right - 1, bottom - 1), box.fill, box.stroke or None,
+                outline)
+  if box.dash:
+    # The edges above and below have gaps, as the whole outline has in SVG.
+    on, off = (_SCALE * int(length) for length in box.dash.split())
+    for left in np.arange(x + on, right - off, on + off):
+      for top in (y, bottom - outline):
+        pen.rectangle((left, top, left + off - 1, top + outline - 1), box.fill)
 
 
 def _short(name):

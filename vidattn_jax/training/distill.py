@@ -106,5 +106,10 @@ def load_teacher(path, report=print) -> Teacher:
         f'config.distill.teacher={path} is a checkpoint of '
         f'{description["model"]["name"]}; it must be of a 3D network that sees '
         'flow, one field at a time.')
+  if recipe['flow']['stored']:
+    report(f'config.distill.teacher={path} learned stored flow '
+           '(data.flow_root), but here it sees flow of the cropped clips, '
+           'which is smaller and found otherwise; better train it without '
+           'data.flow_root.')
   return Teacher(model, variables, tuple(recipe['mean']), tuple(recipe['std']),
                  float(recipe['flow']['bound']))
