@@ -348,13 +348,15 @@ def get_config():
   evaluation.collect_attention = False
   # Networks that find segments: the rule and the overlaps that detections are
   # judged by (see `vidattn evaluate-detections`), which of the overlaps has the
-  # main figure, the margin of the suppression before (-1 for none), and how
-  # many test videos of THUMOS'14 count (213, 212 or 210; 0 for all there are).
+  # main figure, the margin of the suppression before (-1 for none), how many
+  # test videos of THUMOS'14 count (213, 212 or 210; 0 for all there are), and
+  # whether what touches ambiguous segments is judged as the rest is.
   evaluation.rule = 'thumos14'
   evaluation.thresholds = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
   evaluation.main_threshold = 0.5
   evaluation.nms_margin = 0.1
   evaluation.thumos14_videos = 0
+  evaluation.count_ambiguous = False
   # S-CNN: windows whose probability of an action is lower are no proposals;
   # whether scores are multiplied by how often actions of a class are about as
   # long as the window in the training set.

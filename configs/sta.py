@@ -28,6 +28,9 @@ classifier alone:
 --config.freeze=backbone/conv1,backbone/bn1,backbone/layer1,backbone/layer2,\\
 backbone/layer3
 With units in those layers, write `,-attention` behind it, which trains them.
+(BatchNorm's statistics stay with what is frozen; in that code they move.)
+P3D-199's last stage is two-dimensional, with one frame left, so that STA weighs
+channels alone there; `--config.model.stages='(3,)'` is where two are left.
 MARS: a network of flow is trained first (`--config.data.modality=flow
 --config.data.flow_stack=1 --config.data.mean='(0.5,)'
 --config.data.std='(0.00392,)'`, and data.flow_root where flow is stored), then

@@ -320,6 +320,9 @@ def eval_batches(dataset, config, recipe, lay, *, shard_index=0,
   rows = len(batches.rows_of(config.eval.batch_size, 'eval.batch_size',
                              shard_index, shard_count))
   laid = [lay(video.num_frames) for video in dataset.records]
+  _notes('videos shorter than any window, so that nothing is found in them', [
+      video.name for video, (starts, _) in zip(
+          dataset.records, laid, strict=True) if not len(starts)])
   steps = max(-(-sum(len(starts) for starts, _ in laid[shard::shard_count])
                 // rows) for shard in range(shard_count))
   mine = range(shard_index, len(laid), shard_count)

@@ -15,6 +15,7 @@ import untrimmed as small
 from configs import common
 from configs import detection
 from configs import detection_small
+from input_pipeline import annotations
 from input_pipeline import containers
 from input_pipeline import decode
 from input_pipeline import synthetic
@@ -90,13 +91,15 @@ def test_keys_that_cannot_be_are_told_before_the_data(overrides, message):
     train.check(_config('nowhere', **overrides))
 
 
-def _inputs(found, truth, names):
+def _inputs(found, truth, names, **keys):
   class Inputs:
     """What judging takes of the trainer's inputs."""
     eval_names, classes = names, ('x', 'y')
 
   Inputs.truth = truth
-  return detections._judge(common.get_config(), Inputs, {
+  config = common.get_config()
+  config.eval.update(keys)
+  return detections._judge(config, Inputs, {
       key: np.asarray(value) for key, value in found.items()}, set())
 
 
@@ -111,6 +114,13 @@ def test_judged_as_by_hand():
   assert figures['map'] == figures['map_0.5'] == 0.5
   assert (figures['videos'], figures['detections']) == (2, 3)
   assert 'NMS at t - 0.1' in detections.sentence(result)
+  # The second of 'b' is wrong, unless it touches what is of no certain class.
+  truth['b']['ambiguous'] = [(6.5, 8.0)]
+  found = {'video': [1, 1], 'start': [6.0, 2.0], 'end': [7.0, 4.0],
+           'label': [1, 1], 'score': [.9, .8]}
+  for count, figure in ((False, 1.0), (True, 0.5)):
+    judged = _inputs(found, truth, ('a', 'b'), count_ambiguous=count).judged
+    assert judged.average_precision[judged.thresholds.index(0.5), 1] == figure
   numbered = {**result.found, 'video': np.asarray([0, 0, 1])}
   kept = detections.suppress(numbered, 0.4)
   assert kept['score'].tolist() == [.9, .7] and kept['video'].tolist() == [0, 1]
@@ -312,6 +322,49 @@ def _trained_a_step(root, directory, **overrides):
   result = main.run(_config(root, num_epochs=0.01, **{
       'schedule.warmup_epochs': 0.0, **overrides}), str(directory))
   return checkpoint.load(directory, 'latest')[0]['params'], result.found
+
+
+@pytest.mark.slow
+def test_a_table_trains_as_activitynets_layout_does(root, tmp_path):
+  (tmp_path / 'table.csv').write_text(
+      'video,start,end,label,subset\n' + ''.join(
+          f'{name},{a / 25},{b / 25},{label},{subset}\n'
+          for name, (subset, actions) in VIDEOS.items()
+          for a, b, label in actions))
+  (params, found), (again, found_again) = (
+      _trained_a_step(root, tmp_path / name, **keys) for name, keys in (
+          ('json', {}), ('csv', {
+              'detection.annotations': str(tmp_path / 'table.csv')})))
+  jax.tree.map(np.testing.assert_array_equal, params, again)
+  for key, value in found.items():
+    np.testing.assert_array_equal(value, found_again[key])
+
+
+@pytest.mark.slow
+def test_the_layout_of_thumos14_trains_and_evaluates(root, tmp_path):
+  # The first two of its classes in the place of blue and red.
+  labels = dict(zip(small.CLASSES, annotations.THUMOS14))
+  (tmp_path / 'videos').mkdir()
+  names = {}
+  for number, (name, (subset, _)) in enumerate(VIDEOS.items(), 1):
+    kind = 'validation' if subset == 'training' else 'test'
+    names[name] = f'video_{kind}_{number:07d}'
+    (tmp_path / 'videos' / f'{names[name]}.mp4').symlink_to(
+        root / 'videos' / f'{name}.mp4')
+  for kind in (*annotations.THUMOS14, 'Ambiguous'):
+    for subset, end in (('training', 'val'), ('validation', 'test')):
+      (tmp_path / f'{kind}_{end}.txt').write_text(''.join(
+          f'{names[name]} {a / 25} {b / 25}\n'
+          for name, (of, actions) in VIDEOS.items() if of == subset
+          for a, b, label in actions if labels[label] == kind))
+  result = main.run(_config(tmp_path, num_epochs=0.01, name='rc3d', **{
+      'detection.annotations': '.', 'detection.train_subset': 'val',
+      'detection.eval_subset': 'test'}), str(tmp_path / 'run'))
+  assert result.names == (names['v0'], names['v1'])
+  assert result.classes == tuple(annotations.THUMOS14)
+  assert result.judged.counts.tolist() == [2, 1] + 18 * [0]
+  assert set(result.found['video']) == set(result.names)
+  assert result.found['label'].max() < 20
 
 
 @pytest.mark.slow

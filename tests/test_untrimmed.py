@@ -417,6 +417,20 @@ def test_videos_stream_by_as_they_are_decoded(root, rate):
     np.testing.assert_array_equal(clip, frames)
 
 
+def test_videos_too_short_to_find_anything_in_are_named(root, caplog):
+  config, found = _load(root, 'eval')
+  [video] = found.records
+  recipe = transforms.pixel_recipe(config)
+  list(pieces.eval_batches(found, config, recipe, _windows))
+  assert 'shorter' not in caplog.text
+  short = dataclasses.replace(found, records=(
+      dataclasses.replace(video, num_frames=7), video))
+  batches_ = list(pieces.eval_batches(short, config, recipe, _windows))
+  assert f'1 videos shorter than any window, so that nothing is found in ' \
+      f'them: {video.name}' in caplog.text
+  assert {i for batch in batches_ for i in batch['index']} == {-1, 1}
+
+
 def test_no_more_frames_are_kept_than_a_piece_is_long():
   alive, most = weakref.WeakSet(), []
 

@@ -31,12 +31,14 @@ class Protocol:
     main: the overlap whose figure is the main one.
     nms_margin: margin of the suppression before; None for none.
     videos: names of those that count; None for all.
+    count_ambiguous: what touches ambiguous segments is judged as the rest.
   """
   rule: str
   thresholds: tuple
   main: float
   nms_margin: float | None
   videos: tuple | None = None
+  count_ambiguous: bool = False
 
 
 def protocol_of(config, truth=None) -> Protocol:
@@ -66,7 +68,7 @@ def protocol_of(config, truth=None) -> Protocol:
     videos = evaluation.thumos14_videos(truth, keys.thumos14_videos)
   return Protocol(keys.rule, thresholds, float(keys.main_threshold),
                   None if keys.nms_margin < 0 else float(keys.nms_margin),
-                  videos)
+                  videos, bool(keys.count_ambiguous))
 
 
 def check(config):
@@ -321,7 +323,7 @@ def _judge(config, inputs, found, bad):
     judged = evaluation.evaluate(
         truth, found, inputs.classes, rule=protocol.rule,
         thresholds=protocol.thresholds, videos=videos,
-        nms_margin=protocol.nms_margin)
+        ambiguous=not protocol.count_ambiguous, nms_margin=protocol.nms_margin)
   return Result(whole, tuple(inputs.classes), found, judged, protocol.main,
                 tuple(names[i] for i in sorted(bad)))
 
