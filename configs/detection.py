@@ -27,7 +27,7 @@ which train as well, lie anywhere below THUMOS14, too, and
 video,start,end,label
 v_Billiards_g01_c01,,,Billiards
 
-(no times: all of the video). Every CliffDiving segment of THUMOS'14 is a Diving
+(no times: all of the video, and no background then). Every CliffDiving segment of THUMOS'14 is a Diving
 segment, too; windows and proposals of both are trained as CliffDiving.
 
 The paper's mAP at IoU 0.1 to 0.5 (its figures, not ours; protocol and hardware
