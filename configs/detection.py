@@ -27,8 +27,9 @@ which train as well, lie anywhere below THUMOS14, too, and
 video,start,end,label
 v_Billiards_g01_c01,,,Billiards
 
-(no times: all of the video, and no background then). Every CliffDiving segment of THUMOS'14 is a Diving
-segment, too; windows and proposals of both are trained as CliffDiving.
+(no times: all of the video, which gives no background then). Every CliffDiving
+segment of THUMOS'14 is a Diving segment, too; windows and proposals of both are
+trained as CliffDiving.
 
 The paper's mAP at IoU 0.1 to 0.5 (its figures, not ours; protocol and hardware
 not told): S-CNN 45.7 42.9 37.8 27.5 18.4, with STA 46.8 43.9 38.2 28.2 18.7;
