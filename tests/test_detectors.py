@@ -218,7 +218,7 @@ def test_timeline_shows_rows_lanes_and_colours():
   assert (picture[round(40 * twice), round(400 * twice)] == 77).all()
   # In a long video a short action is two pixels wide, and shows its colour;
   # that of a ninth class is dashed.
-  classes = [f'class\n{i}' for i in range(9)]
+  classes = [f'class {i}' for i in range(9)]
   short = ('v', 3600.0, [timeline.Row('net', [
       (100.0, 101.0, classes[0], .9), (1000.0, 1001.0, classes[8], .9)])],
            classes)
