@@ -25,7 +25,8 @@ from input_pipeline import untrimmed
 from vidattn_jax.detection import evaluation
 from vidattn_jax.detection import windows
 
-# As R-C3D's authors do with weights of Sports-1M.
+# As R-C3D's authors do with weights of Sports-1M; where the backbone has seen
+# the same kind of videos.
 _FROZEN = ("--config.freeze=('backbone/conv1','backbone/conv2')",)
 
 
@@ -76,7 +77,7 @@ def main(argv=None):
     if clips:
       run('trimmed', clips, out / f'{name}_clips')
       run(kind, data, out / name, f'--config.init_from={out / name}_clips',
-          *(_FROZEN if network == 'rc3d' else ()), *flags)
+          *(_FROZEN if network == 'rc3d' and kind == 'demo' else ()), *flags)
     else:
       run(kind, data, out / name, *flags)
     card = json.loads(max(
