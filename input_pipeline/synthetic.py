@@ -85,8 +85,7 @@ def generate(directory, num_train=640, num_eval=160, seed=0, processes=None,
     ValueError: classes that there are not, numbers that do not balance them,
       or a directory that holds something else.
   """
-  unknown = sorted(set(classes) - set(CLASSES))
-  if unknown or not classes or len(set(classes)) != len(classes):
+  if not classes or len(set(CLASSES).intersection(classes)) != len(classes):
     raise ValueError(f'classes={tuple(classes)} must be some of '
                      f'{", ".join(CLASSES)}, each once')
   labels = sorted(map(CLASSES.index, classes))

@@ -121,7 +121,7 @@ def test_killed_runs_one_process_and_two_give_the_same_bytes(corpus, tmp_path):
 
 
 def limit_files():
-  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+  resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_no_half_shard(corpus, tmp_path, workers):
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_since_another_failed_leaves_nothing(tmp_path):
   rng = np.random.default_rng(0)
-  noise = rng.integers(0, 255, (40, 12, 16, 3), dtype=np.uint8)
+  noise = rng.integers(0, 255, (80, 12, 16, 3), dtype=np.uint8)
   videos = tmp_path / 'videos'
   (videos / 'run').mkdir(parents=True)
   synthetic.encode(str(videos / 'run' / 'large.mp4'),
