@@ -12,7 +12,10 @@ import time
 import numpy as np
 import pytest
 
+from input_pipeline import beam_runs
+from input_pipeline import shard_jobs
 from input_pipeline import synthetic
+from vidattn_jax import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -138,22 +141,19 @@ def test_a_full_disk_leaves_no_half_shard(corpus, tmp_path, workers):
   assert run(corpus, tmp_path, *options).returncode == 0
 
 
-@pytest.mark.slow
-def test_a_worker_that_is_stopped_since_another_failed_leaves_nothing(tmp_path):
-  rng = np.random.default_rng(0)
-  noise = rng.integers(0, 255, (80, 12, 16, 3), dtype=np.uint8)
-  videos = tmp_path / 'videos'
-  (videos / 'run').mkdir(parents=True)
-  synthetic.encode(str(videos / 'run' / 'large.mp4'),
-                   noise.repeat(12, 1).repeat(12, 2))
-  # Small, and its frames are counted when the large one has failed long since.
-  synthetic.encode(str(videos / 'run' / 'long.mp4'),
-                   np.zeros((8000, 96, 96, 3), np.uint8))
-  done = run(videos, tmp_path / 'out', '--workers=2', '--shards=2',
-             preexec_fn=limit_files)
-  assert done.returncode == 1
-  assert 'cannot be written' in done.stderr.splitlines()[-1]
-  assert list(contents(tmp_path / 'out')) == ['clips/1.0.0/plan.json']
+def test_a_worker_that_is_stopped_since_another_failed_leaves_nothing(
+    corpus, tmp_path, monkeypatch):
+  def stopped(jobs, workers, options):
+    del workers, options
+    folder = pathlib.Path(jobs[0].root) / shard_jobs.PARTS
+    folder.mkdir()
+    (folder / f'{jobs[0].shard}.0').write_bytes(b'half')
+    raise ValueError('another cannot be written')
+
+  monkeypatch.setattr(beam_runs, 'run', stopped)
+  with pytest.raises(ValueError, match='another cannot be written'):
+    cli.main(command(corpus, tmp_path)[3:])
+  assert list(contents(tmp_path)) == ['clips/1.0.0/plan.json']
 
 
 @pytest.mark.slow
