@@ -4,12 +4,13 @@ python -m benchmarks.gpu_step [--cases tsm_r50 'tsm_r50:CinST->STinC']
 
 Both have the same layers, loss (cross entropy) and optimizer (SGD with
 momentum), parameters in float32, and clips of bfloat16 that are on the GPU.
-PyTorch has channels last, autocast, cuDNN's own search, and is compiled
-(--eager: as it is, too). Each runs in a process of its own, which tries the
-batches and keeps the one with the most clips per second; then all take turns.
-Those of --together cases compile and search at the same time; 1 is quietest.
-Figures are medians of the turns, ratios those of single turns, with the
-smallest and the largest. Memory is the most that a process had in use.
+PyTorch has channels last, autocast, cuDNN's own search, and is compiled whole
+(--also: block by block, which takes less time, or eager, too). Each batch runs
+in a process of its own; of each network those with the most clips per second
+stay, and take turns. Processes of --together cases compile and search at the
+same time; 1 is quietest. Figures are medians of the turns, ratios those of
+single turns, with the smallest and the largest. Memory is the most that a
+process had in use.
 
 The roofline is what a step would take if nothing but the slower of two took
 time: the layers' operations (XLA does not count cuDNN's) and XLA's own count of
@@ -23,6 +24,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -38,6 +40,7 @@ import optax
 import torch
 
 from benchmarks import backbones
+from vidattn_jax.convert import torch_networks
 from vidattn_jax.models import get_model
 from vidattn_jax.tools import check_conversion
 from vidattn_jax.tools import chips
@@ -45,9 +48,12 @@ from vidattn_jax.tools import complexity
 
 CASES = ('tsm_r50', 'tsm_r50:CinST->STinC', 'resnext3d_101',
          'resnext3d_101:STA')
-_CLASSES, _STEPS = 174, 10
+_CLASSES, _WARM, _STEPS = 174, 2, 10
+# How often more memory is asked for, and the seconds between.
+_TRIES, _PAUSE = 8, 10
+_OTHERS = ('PyTorch by block', 'PyTorch eager')
 # Frames, crop and batches, by how a name begins.
-_CLIPS = {'tsm': (8, 224, (16, 32, 64)), 'resnext3d': (64, 112, (8, 16, 32))}
+_CLIPS = {'tsm': (8, 224, (16, 32)), 'resnext3d': (64, 112, (8, 16))}
 _TINY = {'tsm': (8, 32, (1, 2)), 'resnext3d': (16, 64, (2,))}
 
 
@@ -64,55 +70,42 @@ def _arguments(case, options):
               [int(batch)] if batch else batches)
 
 
-def _of_jax(case, options):
-  """Yields (batch, step, facts) for each batch; a step runs `_STEPS` steps."""
-  arguments, batches = _arguments(case, options)
+def _of_jax(arguments, batch):
+  """Compiles a step; returns a function that runs steps, and facts."""
   model = get_model(**arguments)
   # A step is three passes, and a multiply-add two operations.
   flops = 6 * complexity.complexity(model).macs
   optimizer = optax.sgd(1e-3, 0.9)
   step = backbones.make_step(model, optimizer)
   device = jax.devices()[0]
-  for batch in batches:
-    video = jax.random.normal(
-        jax.random.key(1), (batch, *model.image_shape), jnp.bfloat16)
-    labels = jnp.arange(batch) % _CLASSES
-    variables = backbones.random_variables(model, video)
-    state = jax.device_put({'variables': variables,
-                            'optimizer': optimizer.init(variables['params'])})
-    start = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(
-        state, video, labels).compile()
-    seconds = time.perf_counter() - start
-    costs = compiled.cost_analysis()
-    state = jax.block_until_ready(compiled(state, video, labels))
-    run = _repeated(compiled, state, video, labels)
-    del state, variables
+  video = jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.bfloat16)
+  variables = backbones.random_variables(model, video)
+  state = {'variables': variables,
+           'optimizer': optimizer.init(variables['params'])}
+  labels = jnp.arange(batch) % _CLASSES
+  start = time.perf_counter()
+  compiled = jax.jit(step, donate_argnums=0).lower(
+      state, video, labels).compile()
+  seconds = time.perf_counter() - start
+  state = jax.device_put(state)
+  video = jax.random.normal(jax.random.key(1), video.shape, video.dtype)
 
-    def memory():
-      return (device.memory_stats() or {}).get('peak_bytes_in_use', 0)
-
-    yield batch, run, {
-        'compile': seconds, 'flops': batch * flops,
-        'bytes': costs.get('bytes accessed', 0), 'memory': memory,
-        'free': lambda: None}
-
-
-def _repeated(compiled, state, *batch):
-  """Returns a function that takes `_STEPS` steps from where the last ended."""
-
-  def run():
+  def run(steps):
     nonlocal state
-    for _ in range(_STEPS):
-      state = compiled(state, *batch)
+    for _ in range(steps):
+      state = compiled(state, video, labels)
     jax.block_until_ready(state)
 
-  return run
+  return run, {
+      'compile': seconds, 'flops': batch * flops,
+      'bytes': compiled.cost_analysis().get('bytes accessed', 0),
+      'memory': lambda: (device.memory_stats() or {}).get(
+          'peak_bytes_in_use', 0),
+      'free': lambda: None}
 
 
-def _of_torch(case, options, compiled):
-  """As `_of_jax`."""
-  arguments, batches = _arguments(case, options)
+def _of_torch(arguments, batch, who):
+  """As `_of_jax`; compiles at the first step."""
   model = get_model(**arguments)
   network, _ = check_conversion.twin(arguments, model)
   gpu = torch.cuda.is_available()
@@ -126,28 +119,33 @@ def _of_torch(case, options, compiled):
   network.train()
   optimizer = torch.optim.SGD(network.parameters(), 1e-3, 0.9, fused=gpu)
   torch.backends.cudnn.benchmark = True
-  for batch in batches:
-    run_network = torch.compile(network, dynamic=False) if compiled else network
-    video = torch.randn(batch, *model.image_shape, device=device,
-                        dtype=torch.bfloat16).permute(0, 4, 1, 2, 3)
-    labels = torch.arange(batch, device=device) % _CLASSES
+  if who == 'PyTorch':
+    network.compile(dynamic=False)
+  elif who == 'PyTorch by block':
+    # Blocks of one form share their program.
+    torch._dynamo.config.cache_size_limit = 64
+    for module in network.modules():
+      if isinstance(module, torch_networks.Block):
+        module.compile(dynamic=False)
+  video = torch.randn(batch, *model.image_shape, device=device,
+                      dtype=torch.bfloat16).permute(0, 4, 1, 2, 3)
+  labels = torch.arange(batch, device=device) % _CLASSES
 
-    def run(steps=_STEPS, run_network=run_network, video=video, labels=labels):
-      for _ in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16):
-          logits = run_network(video)
-        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-      if gpu:
-        torch.cuda.synchronize()
+  def run(steps):
+    for _ in range(steps):
+      optimizer.zero_grad(set_to_none=True)
+      with torch.autocast(device, torch.bfloat16):
+        logits = network(video)
+      torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+      optimizer.step()
+    if gpu:
+      torch.cuda.synchronize()
 
-    start = time.perf_counter()
-    run(1)
-    seconds = time.perf_counter() - start
-    yield batch, run, {
-        'compile': seconds, 'free': torch.cuda.empty_cache,
-        'memory': lambda: torch.cuda.max_memory_allocated() if gpu else 0}
+  start = time.perf_counter()
+  run(1)
+  return run, {
+      'compile': time.perf_counter() - start, 'free': torch.cuda.empty_cache,
+      'memory': lambda: torch.cuda.max_memory_allocated() if gpu else 0}
 
 
 @contextlib.contextmanager
@@ -158,60 +156,48 @@ def _alone(path):
     yield
 
 
-def _is_of_memory(error):
-  """Tells whether an error says that the GPU's memory did not do."""
-  return 'out of memory' in str(error).lower() or (
-      'RESOURCE_EXHAUSTED' in str(error))
+def _with_patience(function, *args):
+  """Calls a function again while others have taken the GPU's memory."""
+  for last in (*[False] * _TRIES, True):
+    try:
+      return function(*args)
+    except Exception as error:
+      text = str(error)
+      if last or not ('out of memory' in text.lower()
+                      or 'RESOURCE_EXHAUSTED' in text):
+        raise
+    torch.cuda.empty_cache()
+    time.sleep(_PAUSE)
 
 
 def _work(options):
   """Measures one network in this process; turns are asked for by lines."""
-  case, who = options.work
-  made = (_of_jax(case, options) if who == 'JAX' else
-          _of_torch(case, options, who == 'PyTorch'))
-  best, tried = None, {}
+  case, who, batch = options.work
+  arguments, _ = _arguments(case, options)
+  make = _of_jax if who == 'JAX' else functools.partial(_of_torch, who=who)
+  run, facts = _with_patience(make, arguments, int(batch))
 
-  def say(text):
-    print(f'{case} in {who}: {text}', file=sys.stderr, flush=True)
-
-  while True:
-    batch = run = facts = None
-    try:
-      batch, run, facts = next(made)
-      say(f'batch {batch} compiled in {facts["compile"]:.0f} s')
-      with _alone(options.lock):
-        run()
-        start = time.perf_counter()
-        run()
-        rate = batch * _STEPS / (time.perf_counter() - start)
-    except StopIteration:
-      break
-    except Exception as error:
-      if best is None and not _is_of_memory(error):
-        raise
-      # What is known already is not lost.
-      say(f'a larger batch failed: {str(error).splitlines()[0]}')
-      break
-    tried[batch] = f'{rate:.0f}'
-    say(f'{rate:.0f} clips/s')
-    if best and rate <= best[0]:
-      break
-    best = rate, batch, run, {**facts, 'memory': facts['memory']()}
-  made.close()  # With what the last batch holds.
-  if best is None:
-    sys.exit(1)
-  _, batch, run, facts = best
-  facts['free']()
-  print('READY ' + json.dumps({
-      'batch': batch, 'tried': tried,
-      **{k: v for k, v in facts.items() if not callable(v)}}), flush=True)
-  for _ in sys.stdin:
+  def timed():
     # What was freed is taken again.
-    run()
+    _with_patience(run, _WARM)
     start = time.perf_counter()
-    run()
-    print(f'TOOK {(time.perf_counter() - start) / _STEPS}', flush=True)
-    facts['free']()
+    run(_STEPS)
+    return (time.perf_counter() - start) / _STEPS
+
+  with _alone(options.lock):
+    step = timed()
+  rate, memory = int(batch) / step, facts.pop('memory')()
+  print(f'{case} in {who}: {batch} clips: compiled in {facts["compile"]:.0f} '
+        f's, {rate:.0f} clips/s, {memory / 1e9:.1f} GB', file=sys.stderr,
+        flush=True)
+  free = facts.pop('free')
+  free()
+  print('READY ' + json.dumps({
+      **facts, 'batch': int(batch), 'rate': rate, 'memory': memory}),
+        flush=True)
+  for _ in sys.stdin:
+    print(f'TOOK {timed()}', flush=True)
+    free()
 
 
 def _answer(process, word):
@@ -236,10 +222,10 @@ def _turn(process):
   return None if took is None else float(took)
 
 
-def _start(case, who, lock, options):
+def _start(case, who, batch, lock, options):
   return subprocess.Popen(
       [sys.executable, '-m', 'benchmarks.gpu_step', '--lock', lock,
-       *['--tiny'] * options.tiny, '--work', case, who],
+       *['--tiny'] * options.tiny, '--work', case, who, str(batch)],
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
       start_new_session=True,
       env={**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
@@ -254,41 +240,58 @@ def _end(process):
   process.wait()
 
 
-def _ready(processes, patience):
-  """Waits for processes, at most so many seconds.
+def _best(processes, patience):
+  """Waits for processes, and ends all but those with the best batches.
 
   Args:
-    processes: {key: process}.
-    patience: in s; what is not ready then is killed.
+    processes: {(case, who, batch): process}.
+    patience: in s; what is not ready then is left out.
 
   Returns:
-    {key: its facts}, in the same order.
+    {(case, who): (its process, facts, {batch: clips/s})}, in the same order.
   """
+  found, tried = {}, {}
   with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
-    answers = {key: pool.submit(_answer, process, 'READY ')
+    answers = {pool.submit(_answer, process, 'READY '): key
                for key, process in processes.items()}
-    concurrent.futures.wait(answers.values(), patience)
-    for key, answer in answers.items():
-      if not answer.done():
-        print(f'{" in ".join(key)}: not ready in {patience:.0f} s',
-              file=sys.stderr)
-        _end(processes[key])
-    return {key: json.loads(answer.result())
-            for key, answer in answers.items() if answer.result()}
+    try:
+      for answer in concurrent.futures.as_completed(answers, patience):
+        *key, batch = answers[answer]
+        process, key = processes[answers[answer]], tuple(key)
+        if not answer.result():
+          continue  # It has said why.
+        facts = json.loads(answer.result())
+        tried.setdefault(key, {})[batch] = round(facts['rate'])
+        if key in found and found[key][1]['rate'] >= facts['rate']:
+          _end(process)
+          continue
+        if key in found:
+          _end(found[key][0])
+        found[key] = process, facts, tried[key]
+    except concurrent.futures.TimeoutError:
+      for answer, key in answers.items():
+        if not answer.done():
+          print(f'{" in ".join(key[:2])}, {key[2]} clips: not ready in '
+                f'{patience:.0f} s', file=sys.stderr, flush=True)
+          _end(processes[key])
+  return {key[:2]: found[key[:2]] for key in processes if key[:2] in found}
 
 
 def _measure(cases, whos, options, chip):
   """Measures some networks turn by turn, and prints their rows."""
   with tempfile.TemporaryDirectory() as folder:
-    processes = {(case, who): _start(case, who, os.path.join(folder, 'lock'),
-                                     options) for case in cases for who in whos}
+    processes = {
+        (case, who, batch): _start(case, who, batch,
+                                   os.path.join(folder, 'lock'), options)
+        for case in cases for who in whos
+        for batch in _arguments(case, options)[1]}
     times = {}
     try:
-      facts = _ready(processes, options.patience)
-      times = {key: [] for key in facts}
+      best = _best(processes, options.patience)
+      times = {key: [] for key in best}
       for _ in range(options.rounds):
         for key in list(times):
-          took = _turn(processes[key])
+          took = _turn(best[key][0])
           if took is None:
             print(f'{" in ".join(key)} ended; see above', file=sys.stderr)
             del times[key]
@@ -298,12 +301,13 @@ def _measure(cases, whos, options, chip):
       for process in processes.values():
         _end(process)
   # Clips per second.
-  speeds = {key: facts[key]['batch'] / np.asarray(took)
+  speeds = {key: best[key][1]['batch'] / np.asarray(took)
             for key, took in times.items()}
   for (case, who), speed in speeds.items():
-    fact, reached = facts[case, who], ''
+    _, facts, tried = best[case, who]
+    reached = ''
     if who == 'JAX' and chip:
-      least = [fact['flops'] / chip.flops, fact['bytes'] / chip.bandwidth]
+      least = [facts['flops'] / chip.flops, facts['bytes'] / chip.bandwidth]
       step = np.median(times[case, who])
       reached = (f'{max(least) / step:.0%} (operations {least[0] / step:.0%}, '
                  f'bytes {least[1] / step:.0%})')
@@ -312,10 +316,10 @@ def _measure(cases, whos, options, chip):
               and (case, other) in speeds]
     note = ', '.join(f'{np.median(r):.2f} ({r.min():.2f} to {r.max():.2f}) '
                      f'of {other}' for other, r in others)
-    tried = ', '.join(f'{b}: {r}' for b, r in fact['tried'].items())
-    print(f'| {case} | {who} | {fact["batch"]} ({tried}) | '
-          f'{np.median(speed):.0f} | {note} | {fact["memory"] / 1e9:.1f} GB | '
-          f'{reached} | {fact["compile"]:.0f} s |', flush=True)
+    tried = ', '.join(f'{b}: {r}' for b, r in sorted(tried.items()))
+    print(f'| {case} | {who} | {facts["batch"]} ({tried}) | '
+          f'{np.median(speed):.0f} | {note} | {facts["memory"] / 1e9:.1f} GB | '
+          f'{reached} | {facts["compile"]:.0f} s |', flush=True)
 
 
 def main(argv=None):
@@ -325,13 +329,13 @@ def main(argv=None):
                       help='NAME, NAME:ATTENTION or either with @BATCH; '
                       + ', '.join(CASES))
   parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--eager', action='store_true',
-                      help='PyTorch without compiling, too')
+  parser.add_argument('--also', nargs='*', default=(), choices=_OTHERS,
+                      metavar='WHO', help=', '.join(_OTHERS))
   parser.add_argument('--together', type=int, default=2, metavar='CASES',
                       help='cases that take turns')
   parser.add_argument('--patience', type=float, default=1200, metavar='S',
                       help='what is not ready then is left out')
-  parser.add_argument('--work', nargs=2, help=argparse.SUPPRESS)
+  parser.add_argument('--work', nargs=3, help=argparse.SUPPRESS)
   parser.add_argument('--lock', help=argparse.SUPPRESS)
   parser.add_argument('--tiny', action='store_true', help=argparse.SUPPRESS)
   options = parser.parse_args(argv)
@@ -346,7 +350,7 @@ def main(argv=None):
   print(f'{device}\n| network | in | batch (tried: clips/s) | clips/s | JAX is '
         'so many times as fast | memory | of the roofline | compile |\n'
         '|---|---|---|---|---|---|---|---|', flush=True)
-  whos = ('JAX', 'PyTorch', 'PyTorch eager')[:2 + options.eager]
+  whos = ('JAX', 'PyTorch', *options.also)
   cases = list(options.cases)
   while cases:
     _measure(cases[:options.together], whos, options, chip)
