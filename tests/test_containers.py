@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import av
 import numpy as np
@@ -270,6 +271,32 @@ def test_published_file_with_two_streams(shared):
   assert (entry.height, entry.width) == (270, 480)
   with containers.open_video(path, stream=0) as video:
     assert sum(1 for _ in video.frames()) == 325
+
+
+class _Demuxed:
+  """Packets, and a note of whether they were closed."""
+
+  def __init__(self, packets, note):
+    self._packets, self._note = packets, note
+
+  def __iter__(self):
+    return self._packets
+
+  def close(self):
+    self._packets.close()
+    self._note.closed = True
+
+
+def test_packets_that_are_left_are_freed(video):
+  with containers.open_video(video) as opened:
+    # PyAV's own frees nothing when it is merely forgotten.
+    given = types.SimpleNamespace(demux=lambda stream: demuxed, closed=False)
+    demuxed = _Demuxed(opened.container.demux(opened.stream), given)
+    opened.container = given
+    for packet in opened.packets():
+      assert packet.size
+      break
+  assert given.closed
 
 
 def test_bad_limits():
