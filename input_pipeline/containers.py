@@ -25,10 +25,11 @@ _PASSING = (errno.EACCES, errno.EAGAIN, errno.EINTR, errno.EIO, errno.EMFILE,
 # Faults of this program; they are not blamed on a file.
 _FAULTS = (AssertionError, AttributeError, NameError, TypeError)
 
-
-_QUICK = {'probesize': '32', 'analyzeduration': '0'}
+# The last is for the decoder that looks at the streams, which would decode the
+# first frame for its format; the one that is used later has options of its own.
+_QUICK = {'probesize': '32', 'analyzeduration': '0', 'skip_frame': 'all'}
 # Containers whose header tells the streams, and whose packets tell their times.
-_TELLING = ('mp4', 'matroska', 'gif')
+_TELLING = ('mov', 'matroska', 'gif')
 # Decoders that make up what is damaged without a word are told to fail.
 _STRICT = {'mjpeg': {'err_detect': 'explode'}}
 
@@ -130,7 +131,8 @@ class Video:
 
 
 @contextlib.contextmanager
-def open_video(path, limits=LIMITS, stream=None, medium=None, quick=False):
+def open_video(path, limits=LIMITS, stream=None, medium=None, quick=False,
+               demuxer=''):
   """Opens a video; within the block, too, every failure becomes VideoError.
 
   Args:
@@ -141,6 +143,8 @@ def open_video(path, limits=LIMITS, stream=None, medium=None, quick=False):
     medium: what to open if it is not what `storage.media` says.
     quick: leave out what FFmpeg finds out by decoding the first frames; where
       the container's header has it all (see `tells_all`).
+    demuxer: FFmpeg's name of what reads the container (see `demuxer_of`); ''
+      lets it look for one, which takes longer than to open a short file.
 
   Yields:
     Video.
@@ -156,7 +160,8 @@ def open_video(path, limits=LIMITS, stream=None, medium=None, quick=False):
               'before its index'):
     # A playlist with the name of a video must fetch nothing from elsewhere.
     container = av.open(
-        medium, container_options={'protocol_whitelist': 'file'},
+        medium, format=demuxer or None,
+        container_options={'protocol_whitelist': 'file'},
         options=_QUICK if quick else {}, timeout=limits.seconds)
   try:
     with naming(path, limits, 'damaged: FFmpeg stops decoding'):
@@ -178,6 +183,11 @@ def open_video(path, limits=LIMITS, stream=None, medium=None, quick=False):
       yield Video(path, container, stream, limits, size)
   finally:
     container.close()
+
+
+def demuxer_of(video):
+  """Returns FFmpeg's name of what reads a container; of several the first."""
+  return video.container.format.name.partition(',')[0]
 
 
 def tells_all(video):

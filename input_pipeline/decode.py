@@ -32,7 +32,7 @@ probe_folder = probing.probe_folder
 _SKIPPING = ('h264', 'mpeg4', 'mpeg1video', 'mpeg2video')
 # Containers with an index. In others a place is searched for, and often
 # missed: there, packets up to the next key frame are read and passed over.
-_INDEXED = ('mp4', 'matroska', 'avi')
+_INDEXED = ('mov', 'matroska', 'avi')
 
 
 def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
@@ -97,11 +97,13 @@ def _decode(way, path, indices, entry, rotate, limits, medium=None):
   """Decodes in one of the ways below."""
   frames = _Frames(path, indices, rotate)
   try:
-    stream, quick = (entry.stream, entry.quick) if entry else (None, False)
+    known = entry or probing.IndexEntry(stream=None)
+    sure = way is not _decode_through  # of the entry
     with containers.open_video(
-        path, limits, stream, medium,
-        quick and way is _decode_by_time) as video:
-      if way is not _decode_through and entry.size not in (0, video.size):
+        path, limits, known.stream, medium,
+        known.quick and way is _decode_by_time,
+        known.demuxer if sure else '') as video:
+      if sure and entry.size not in (0, video.size):
         raise _AstrayError  # another file has taken its place
       way(video, sorted(set(indices)), entry, frames)
   except VideoError as error:

@@ -53,6 +53,7 @@ class IndexEntry:
       `packets`.
     stream: number of the stream in the file.
     quick: whether `containers.open_video` may be quick.
+    demuxer: FFmpeg's name of what reads the container; '' if not known.
     repaired: frames that FFmpeg made up in part, as their data is damaged.
     size: bytes of the file.
     mtime_ns: its modification time, or another stamp that changes with it.
@@ -76,6 +77,7 @@ class IndexEntry:
   anchors: tuple[tuple[int, int, int], ...] = ()
   stream: int = 0
   quick: bool = False
+  demuxer: str = ''
   repaired: int = 0
   size: int = 0
   mtime_ns: int | str = 0
@@ -116,12 +118,13 @@ def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
   if zips.is_archive(medium):
     return _probe_archive(path, medium, limits)
   scan = _Scan()
-  error, passing, telling = '', False, False
+  error, passing, telling, demuxer = '', False, False, ''
   try:
     with containers.open_video(path, limits, medium=medium) as video:
       _scan(video, mode, scan)
       error = scan.damage(video.container, video.stream)
       telling = containers.tells_all(video)
+      demuxer = containers.demuxer_of(video)
   except containers.VideoError as failure:
     error, passing = failure.reason, failure.passing
     if scan.packets:
@@ -147,14 +150,16 @@ def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
       packets=to_runs(scan.released) if steady else (),
       anchors=to_runs(scan.anchors) if steady else (),
       stream=scan.stream,
-      quick=seekable and telling and _is_quick(path, scan, medium, limits),
+      quick=seekable and telling and _is_quick(
+          path, scan, medium, limits, demuxer),
+      demuxer=demuxer,
       repaired=scan.repaired,
       error=error,
       passing=passing,
   )
 
 
-def _is_quick(path, scan, medium, limits):
+def _is_quick(path, scan, medium, limits, demuxer):
   """Tells whether a file opened quickly gives the same first frames.
 
   Without a look at them a decoder may not know how far frames are reordered,
@@ -162,7 +167,7 @@ def _is_quick(path, scan, medium, limits):
   """
   try:
     with containers.open_video(
-        path, limits, scan.stream, medium, quick=True) as video:
+        path, limits, scan.stream, medium, True, demuxer) as video:
       frames = itertools.islice(video.frames(), _FIRST)
       return [f.pts for f in frames] == scan.pts[:_FIRST]
   except containers.VideoError:

@@ -211,6 +211,25 @@ def test_times_that_prove_nothing(change):
   assert not dataclasses.replace(scan, **change).is_seekable()
 
 
+def test_containers_are_not_guessed_where_they_are_known(library, monkeypatch):
+  path = library / 'gop12.mp4'
+  entry = decode.probe(path)
+  demuxers = [decode.probe(library / name).demuxer
+              for name in ('gop12.mp4', 'plain.avi', 'vp8.webm', 'mpeg1.mpg')]
+  assert demuxers == ['mov', 'avi', 'matroska', 'mpeg']
+  opened, original = [], av.open
+  monkeypatch.setattr(av, 'open', lambda *args, **kwargs: (
+      opened.append(kwargs['format']), original(*args, **kwargs))[1])
+  # Indices made earlier do not know them; others may be wrong.
+  for demuxer, asked in (('mov', ['mov']), ('', [None]), ('avi', ['avi', None]),
+                         ('no such', ['no such', None])):
+    opened.clear()
+    known = dataclasses.replace(entry, demuxer=demuxer)
+    assert numbers(decode.decode_frames(path, [30, 3], known)).tolist() == (
+        [30, 3])
+    assert opened == asked
+
+
 def test_stale_entry_falls_back_to_decoding_through(library):
   # The entry promises a key frame where the file has none.
   entry = decode.probe(library / 'gop12.mp4')
@@ -250,7 +269,7 @@ def test_quick_opening_is_proven(library, monkeypatch):
   assert opened[-1] == containers._QUICK
   # One of the first frames is lost when the file is opened quickly.
   scan = probing._Scan(pts=[0, 7, *decode.probe(path).times()[1:]])
-  assert not probing._is_quick(path, scan, None, containers.LIMITS)
+  assert not probing._is_quick(path, scan, None, containers.LIMITS, 'mov')
 
 
 def test_odd_size(tmp_path):
