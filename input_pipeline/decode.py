@@ -7,10 +7,13 @@ for is not decoded; the frames are the same, bit by bit.
 Of several video streams FFmpeg's best is taken, as its own tools do.
 """
 
+import bisect
 import collections
 import contextlib
 import dataclasses
 import io
+import itertools
+import threading
 
 from av.video import reformatter as av_reformatter
 import numpy as np
@@ -33,6 +36,18 @@ _SKIPPING = ('h264', 'mpeg4', 'mpeg1video', 'mpeg2video')
 # Containers with an index. In others a place is searched for, and often
 # missed: there, packets up to the next key frame are read and passed over.
 _INDEXED = ('mov', 'matroska', 'avi')
+
+
+class _Local(threading.local):
+  """What each thread keeps from clip to clip."""
+
+  def __init__(self):
+    super().__init__()
+    # A new one would set up its tables anew; it notices other formats itself.
+    self.reformatter = av_reformatter.VideoReformatter()
+
+
+_LOCAL = _Local()
 
 
 def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
@@ -250,7 +265,7 @@ class _Frames:
     for place, ordinal in enumerate(indices):
       self._places[ordinal].append(place)
     self._rotate = rotate
-    self._reformatter = av_reformatter.VideoReformatter()
+    self._reformatter = _LOCAL.reformatter
     self._found = set()
     self._size = None
     self.array = None
@@ -373,44 +388,75 @@ def _has_one_layer(context):
       header[0] == 1 and header[21] >> 3 & 7 == 1)
 
 
+def _leap(video, packets, time):
+  """Leaps to the key frame of a time, or one before it, and clears the decoder.
+
+  Returns:
+    The packets after the key frame's, and that (None if none is found).
+  """
+  if any(name in video.container.format.name for name in _INDEXED):
+    video.container.seek(time, stream=video.stream)
+    packets = video.packets()
+    return packets, next(packets, None)
+  packet = next((p for p in packets if p.pts == time), None)
+  video.stream.codec_context.flush_buffers()
+  return packets, packet if packet and packet.is_keyframe else None
+
+
 def _decode_by_time(video, targets, entry, frames):
   """Knows frames by their times; stops if the file is not as the entry says."""
   pts = entry.times()
   if targets[-1] >= len(pts):
     raise _too_short(video.path, len(pts), targets[-1])
-  keyframes = np.asarray(entry.keyframes)
   key_of = {pts[k]: k for k in entry.keyframes}
   wanted = {pts[i]: i for i in targets}
   context = video.stream.codec_context
   skips = entry.codec in _SKIPPING or _has_one_layer(context)
-  # Last key frame whose packet the decoder has had; the file starts with one.
-  reached, whole = 0, True
+  # Of packets that the decoder has had: targets, last key frame, last time.
+  # The file starts with a key frame.
+  had, reached, latest, whole = set(), 0, pts[0] - 1, True
+
+  def leap(target):
+    """Returns the key frame to leap to, 0 to go on from here."""
+    key = entry.keyframes[bisect.bisect(entry.keyframes, target) - 1]
+    # Where it comes next, there is nothing to pass over.
+    return key if key > reached and pts[key - 1] > latest else 0
+
+  def keep(found):
+    for frame in found:
+      ordinal = wanted.get(frame.pts)
+      if ordinal is not None and ordinal not in frames:
+        frames.put(ordinal, frame)
+
   packets = video.packets()
-  for target in targets:
-    key = int(keyframes[np.searchsorted(keyframes, target, 'right') - 1])
-    packet = None
-    if key > reached:
-      if any(name in video.container.format.name for name in _INDEXED):
-        video.container.seek(pts[key], stream=video.stream)
-        packets = video.packets()
-        packet = next(packets)
-        if packet.pts not in key_of or key_of[packet.pts] > key:
-          return
-      else:
-        packet = next((p for p in packets if p.pts == pts[key]), None)
-        if packet is None or not packet.is_keyframe:
-          return
-        context.flush_buffers()
+  for target, following in itertools.pairwise([*targets, None]):
+    key, packet = leap(target), None
+    if key:
+      packets, packet = _leap(video, packets, pts[key])
+      if packet is None or key_of.get(packet.pts, key + 1) > key:
+        return
     while target not in frames:
+      if target in had and (following is None or leap(following)):
+        # It waits for frames that may be shown before it; none is needed.
+        keep(context.decode())
+        if target not in frames:
+          return
+        break
       packet = packet or next(packets, None)
       if packet is None:
         return
-      reached = max(reached, key_of.get(packet.pts, 0))
-      if skips and whole != (packet.pts is None or packet.pts in wanted):
-        whole = not whole
+      time = packet.pts  # None of the last, which is empty
+      if time is not None:
+        latest = max(latest, time)
+        if time in key_of:
+          reached = max(reached, key_of[time])
+      asked = time is None or time in wanted
+      if asked:
+        had.add(wanted.get(time))
+      if skips and whole != asked:
+        whole = asked
         context.skip_frame = 'DEFAULT' if whole else 'NONREF'
-      for frame in packet.decode():
-        found = wanted.get(frame.pts)
-        if found is not None and found not in frames:
-          frames.put(found, frame)
+      # A frame in use makes some decoders copy it before they go on: none is
+      # held here.
+      keep(packet.decode())
       packet = None

@@ -161,10 +161,35 @@ def test_seeks_only_forward_and_where_proven(library, monkeypatch):
   assert count('gop12.mp4', [47]) == 1
   assert count('gop12.mp4', [0, 1, 11]) == 0
   assert count('gop12.mp4', [0, 24, 25, 36]) == 2
+  # What comes next is not sought.
+  assert count('gop12.mp4', [10, 12]) == 1
+  assert count('gop12.mp4', [11, 12]) == 0
   assert count('gop250.mp4', [0, 47]) == 0
   # What has no index is read and passed over.
   assert count('mpeg1.mpg', [0, 47]) == 0
   assert decode.probe(library / 'gop12.mp4', 'header').keyframes == ()
+
+
+@pytest.mark.parametrize('name', ['gop250.mp4', 'hevc.mp4', 'open_gop.mp4',
+                                  'mpeg1.mpg', 'mpeg4.mp4', 'deep_hevc.mkv'])
+def test_no_packet_is_read_after_the_one_of_the_last_frame(
+    library, name, monkeypatch):
+  path = library / name
+  if not path.exists():
+    pytest.skip(f'this FFmpeg has no {CODECS[name][0]}')
+  entry = decode.probe(path)
+  read, original = [], containers.Video.packets
+
+  def packets(video):
+    for packet in original(video):
+      read.append(packet.pts)
+      yield packet
+
+  monkeypatch.setattr(containers.Video, 'packets', packets)
+  for i, time in enumerate(entry.times()):
+    read.clear()
+    assert numbers(decode.decode_frames(path, [i], entry)) == [i]
+    assert read[-1] == time
 
 
 def test_packed_frames_are_known_by_their_packets(library, monkeypatch):
@@ -228,6 +253,16 @@ def test_containers_are_not_guessed_where_they_are_known(library, monkeypatch):
     assert numbers(decode.decode_frames(path, [30, 3], known)).tolist() == (
         [30, 3])
     assert opened == asked
+
+
+def test_one_thread_converts_what_differs(library):
+  # One size, but full range, 10 bits and a palette beside the usual.
+  names = ('gop12.mp4', 'full_range.avi', 'deep.mp4', 'still.gif')
+  want = {name: plain(library / name) for name in names}
+  for i in range(3):
+    for name in names:
+      np.testing.assert_array_equal(
+          decode.decode_frames(library / name, [i]), want[name][[i]])
 
 
 def test_stale_entry_falls_back_to_decoding_through(library):
