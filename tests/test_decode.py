@@ -302,6 +302,9 @@ def test_quick_opening_is_proven(library, monkeypatch):
       opened.append(kwargs['options']), original(*args, **kwargs))[1])
   decode.decode_frames(path, [3], decode.probe(path))
   assert opened[-1] == containers._QUICK
+  with containers.open_video(path, quick=True) as video:
+    # Nothing was decoded that would tell it.
+    assert video.stream.codec_context.pix_fmt is None
   # One of the first frames is lost when the file is opened quickly.
   scan = probing._Scan(pts=[0, 7, *decode.probe(path).times()[1:]])
   assert not probing._is_quick(path, scan, None, containers.LIMITS, 'mov')
