@@ -78,7 +78,7 @@ def here(place, entry, draw):
   else:
     frames = decode.decode_frames(place, draw.indices, entry)
   frames = resizing.resize(frames, RESIZE, RESAMPLER)
-  return np.ascontiguousarray(
+  return resizing.contiguous(
       resizing.resize(draw.cut(frames), CROP, RESAMPLER))
 
 

@@ -343,7 +343,7 @@ def _label(dataset, index):
 
 def _slot(video, label, mask, index):
   return {
-      'video': np.ascontiguousarray(video),
+      'video': resizing.contiguous(video),
       'label': np.asarray(label, np.int32),
       'mask': np.float32(mask),
       'index': np.int32(index),

@@ -21,6 +21,7 @@ from PIL import Image
 
 from input_pipeline import containers
 from input_pipeline import probing
+from input_pipeline import resizing
 from input_pipeline import storage
 from input_pipeline import zips
 
@@ -169,7 +170,7 @@ def iterate(path, rotate=True, limits=containers.LIMITS):
     for frame in video.frames():
       rgb = _to_rgb(reformatter, frame, rotate)
       picture = np.empty(rgb.shape, np.uint8)
-      _copy(rgb, picture)
+      resizing.copy(rgb, picture)
       yield picture
       empty = False
       video.restart_clock()  # what the caller did meanwhile took its time
@@ -286,7 +287,7 @@ class _Frames:
     elif rgb.shape != self.array.shape[1:]:
       raise _changing(self._path, {rgb.shape[:2], self.array.shape[1:3]})
     first, *others = self._places[ordinal]
-    _copy(rgb, self.array[first])
+    resizing.copy(rgb, self.array[first])
     for place in others:
       self.array[place] = self.array[first]
     self._found.add(ordinal)
@@ -301,15 +302,6 @@ def _to_rgb(reformatter, frame, rotate):
       :rgb.height, :3 * rgb.width].reshape(rgb.height, rgb.width, 3)
   turns = round(frame.rotation / 90) % 4 if rotate else 0
   return np.rot90(view, turns) if turns else view
-
-
-def _copy(rgb, target):
-  if rgb.strides[1] == rgb.shape[2]:
-    target[:] = rgb
-    return
-  # Of a turned picture NumPy would copy three bytes at a time.
-  for channel in range(rgb.shape[2]):
-    target[..., channel] = rgb[..., channel]
 
 
 def _too_short(path, num_frames, index):

@@ -76,7 +76,7 @@ class _TrainPiece:
       logging.warning('Masked in training: %s', error)
       video = batches.grey((self._num_frames, *self._crop_size, 3))
       mask = 0
-    return {'video': np.ascontiguousarray(video), 'mask': np.float32(mask),
+    return {'video': resizing.contiguous(video), 'mask': np.float32(mask),
             'index': np.int32(index), **self._pieces.targets(more, classes)}
 
 

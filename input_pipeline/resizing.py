@@ -64,6 +64,26 @@ def resize(frames, size, resampler='pillow'):
   return _by_pillow(frames, new)
 
 
+def contiguous(frames):
+  """Returns [..., W, C] as one piece of memory; a copy where it is not."""
+  if frames.flags.c_contiguous:
+    return frames
+  new = np.empty(frames.shape, frames.dtype)
+  copy(frames, new)
+  return new
+
+
+def copy(frames, target):
+  """Copies [..., W, C] into an array of its shape."""
+  if frames.strides[-2:] == (frames.shape[-1], 1):
+    target[:] = frames
+    return
+  # Of planes, and of turned or mirrored pictures, NumPy would copy one pixel
+  # at a time: that takes about four times as long.
+  for channel in range(frames.shape[-1]):
+    target[..., channel] = frames[..., channel]
+
+
 def _by_pillow(images, size):
   bilinear = Image.Resampling.BILINEAR
   return np.stack([np.asarray(Image.fromarray(image).resize(
@@ -78,19 +98,24 @@ def _by_swscale(frames, size):
   """
   count, height, width, channels = frames.shape
   planes = np.empty((count, channels, *size), np.uint8)
-  image = av.VideoFrame(width, height, 'gray')
-  room = _pixels(image, height, width)
+  # Three at a time, which swscale takes for Y, U and V and does not mix.
+  together = 3 if channels == 3 else 1
+  image = av.VideoFrame(width, height, 'yuv444p' if together == 3 else 'gray')
+  rooms = _planes(image)
   reformatter = av_reformatter.VideoReformatter()
-  for number, channel in np.ndindex(planes.shape[:2]):
-    room[:] = frames[number, :, :, channel]
-    planes[number, channel] = _pixels(reformatter.reformat(
+  for number, first in np.ndindex(count, channels // together):
+    for i, room in enumerate(rooms):
+      room[:] = frames[number, :, :, first + i]
+    resized_image = reformatter.reformat(
         image, width=size[1], height=size[0], threads=1,
-        interpolation=av_reformatter.Interpolation.BILINEAR), *size)
+        interpolation=av_reformatter.Interpolation.BILINEAR)
+    for i, plane in enumerate(_planes(resized_image)):
+      planes[number, first + i] = plane
   return np.moveaxis(planes, 1, -1)
 
 
-def _pixels(image, height, width):
-  """Returns the memory of a grey image, uint8 [H, W]."""
-  plane = image.planes[0]
-  return np.frombuffer(plane, np.uint8).reshape(
-      -1, plane.line_size)[:height, :width]
+def _planes(image):
+  """Returns the memory of each plane of an image, uint8 [H, W]."""
+  return [np.frombuffer(plane, np.uint8).reshape(
+      -1, plane.line_size)[:plane.height, :plane.width]
+          for plane in image.planes]

@@ -63,6 +63,28 @@ def test_a_part_of_larger_frames_is_resized_as_its_copy():
       resizing.resize(frames.copy(), (64, 72), 'swscale'))
 
 
+@pytest.mark.parametrize('size', [(256, 341), (224, 224), (37, 53), (16, 90)])
+def test_three_channels_are_resized_as_each_alone(size):
+  frames = np.random.default_rng(0).integers(
+      0, 256, (2, 120, 163, 3), np.uint8)[:, 1:, 2:]
+  wanted = [resizing.resize(frames[..., i:i + 1], size, 'swscale')
+            for i in range(3)]
+  np.testing.assert_array_equal(resizing.resize(frames, size, 'swscale'),
+                                np.concatenate(wanted, -1))
+
+
+@pytest.mark.parametrize('cut', [
+    np.s_[:], np.s_[:, 3:20, 5:30], np.s_[:, :, ::-1], np.s_[..., :2],
+    np.s_[:, :, :1], np.s_[:, ::2], np.s_[..., ::-1]])
+@pytest.mark.parametrize('resampler', resizing.RESAMPLERS)
+def test_contiguous_keeps_the_pixels(cut, resampler):
+  frames = resizing.resize(_frames(60, 80), (32, 48), resampler)[cut]
+  new = resizing.contiguous(frames)
+  assert new.flags.c_contiguous and new.dtype == np.uint8
+  np.testing.assert_array_equal(new, frames)
+  assert resizing.contiguous(new) is new
+
+
 @pytest.mark.parametrize('name', resizing.RESAMPLERS)
 def test_the_recipe_names_it_and_evaluation_obeys(name):
   config = common.get_config()
