@@ -166,6 +166,9 @@ def open_video(path, limits=LIMITS, stream=None, medium=None, quick=False,
   try:
     with naming(path, limits, 'damaged: FFmpeg stops decoding'):
       stream = _choose(path, container, stream)
+      for other in container.streams:
+        if other is not stream:  # its packets need not be read
+          other.discard = av_stream.Discard.all
       context = stream.codec_context
       if context.width * context.height > limits.max_pixels:
         raise VideoError(
