@@ -195,8 +195,7 @@ def demuxer_of(video):
 
 def tells_all(video):
   """Tells whether the header of a container has what decoding takes."""
-  return len(video.container.streams.video) == 1 and any(
-      name in video.container.format.name for name in _TELLING)
+  return any(name in video.container.format.name for name in _TELLING)
 
 
 @contextlib.contextmanager

@@ -256,6 +256,9 @@ def test_the_best_of_several_streams(tmp_path):
   for known in (entry, None):
     frames = decode.decode_frames(path, [2], known)
     assert frames.shape[1:3] == (entry.height, entry.width)
+  with containers.open_video(path) as video:  # others' packets are passed over
+    assert [s.index for s in video.container.streams
+            if s.discard != av.stream.Discard.all] == [best]
   # What was indexed is taken, and another file is noticed.
   other = dataclasses.replace(entry, stream=1 - best)
   assert decode.decode_frames(path, [2], other).shape != frames.shape
@@ -269,6 +272,9 @@ def test_published_file_with_two_streams(shared):
   entry = decode.probe(path)
   assert (entry.stream, entry.num_frames) == (3, 390)
   assert (entry.height, entry.width) == (270, 480)
+  assert entry.quick
+  np.testing.assert_array_equal(decode.decode_frames(path, [0, 200], entry),
+                                decode.decode_frames(path, [0, 200]))
   with containers.open_video(path, stream=0) as video:
     assert sum(1 for _ in video.frames()) == 325
 
