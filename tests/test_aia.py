@@ -176,8 +176,14 @@ def test_training_equals_the_published_code(golden, name):
 
 
 def _swap_pools(monkeypatch):
-  pool = planes.pool_planes
+  pool, pool_gated = planes.pool_planes, planes.pool_gated
+
+  def swapped(x, gates, axes):
+    found, x = pool_gated(x, gates, axes)
+    return {axis: pooled[:, ::-1] for axis, pooled in found.items()}, x
+
   monkeypatch.setattr(planes, 'pool_planes', lambda x, a: pool(x, a)[:, ::-1])
+  monkeypatch.setattr(planes, 'pool_gated', swapped)
 
 
 def _drop_norm(monkeypatch):
@@ -201,17 +207,18 @@ def _sum_gates(monkeypatch):
 
 def _gate_what_is_gated(monkeypatch):
   # The last product with z, the gated clip, instead of with x.
-  apply = planes.apply_gates
-  last = []
+  pool, apply = planes.pool_gated, planes.apply_gates
 
-  def mutant(x, gates):
-    z = last.pop() if last else x
-    y = apply(z, gates)
-    if z is x:
-      last.append(y)
-    return y
+  def mutant(x, gates, axes):
+    return pool(apply(x, gates) if gates else x, {}, axes)
 
-  monkeypatch.setattr(planes, 'apply_gates', mutant)
+  monkeypatch.setattr(planes, 'pool_gated', mutant)
+
+
+def _pool_what_is_not_gated(monkeypatch):
+  pool = planes.pool_gated
+  monkeypatch.setattr(planes, 'pool_gated',
+                      lambda x, gates, axes: pool(x, {}, axes))
 
 
 def _do_nothing(monkeypatch):
@@ -247,7 +254,8 @@ def _upsample_smoothly(monkeypatch):
 @pytest.mark.parametrize('mutate, name', [
     (_swap_pools, 'C'), (_swap_pools, 'ST'), (_drop_norm, 'C'),
     (_drop_norm, 'STinC'), (_sum_gates, 'ST'), (_gate_what_is_gated, 'CinST'),
-    (_gate_what_is_gated, 'STinC'),
+    (_gate_what_is_gated, 'STinC'), (_pool_what_is_not_gated, 'CinST'),
+    (_pool_what_is_not_gated, 'STinC'),
     *((_do_nothing, name) for name in COMPARED), (_swap_pools, 'CBAM3D177'),
     (_drop_norm, 'GE3D-DW133'), (_drop_norm, 'CBAM3D377'),
     (_drop_relu, 'SE3D'), (_drop_relu, 'GE3D-DW133'),

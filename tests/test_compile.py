@@ -39,7 +39,7 @@ def test_exchanged_bytes_are_those_of_the_gradient(config, cost):
   assert {(c.kind, c.group) for c in cost.collectives} == {('all-reduce', 8)}
   # Sums of metrics are 12 bytes.
   assert params <= cost.collectives[0].bytes <= params + 2 * stats + 100
-  assert cost.clips == 2 and cost.custom_calls == 0
+  assert cost.clips == 2 and cost.custom_calls == cost.of_kernels == 0
 
 
 def test_counts_are_of_one_chip(config, cost):

@@ -47,19 +47,16 @@ class Gate(nn.Module):
   The convolution slides over channels as over the other axes.
 
   Attributes:
-    pooled: 'T', 'H', 'W' or 'C', the axis that is pooled away.
     kernel_init: initialiser of the convolution.
     dtype: type of the computation; statistics are float32.
   """
-  pooled: str
   kernel_init: Callable = _KAIMING
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Returns the gate, in (0, 1), over the axes that are left."""
-    z = planes.pool_planes(x, AXES[self.pooled])
-    z = PlaneConv(self.kernel_init, self.dtype, name='conv')(z)[..., None]
+  def __call__(self, pooled: jax.Array, train: bool = False) -> jax.Array:
+    """Returns the gate [N, A, B, C], in (0, 1), from planes [N, 2, A, B, C]."""
+    z = PlaneConv(self.kernel_init, self.dtype, name='conv')(pooled)[..., None]
     z = nn.BatchNorm(momentum=0.9, epsilon=1e-5, dtype=self.dtype, name='bn')(
         z, use_running_average=not train)[..., 0]
     gate = nn.sigmoid(z)
@@ -67,60 +64,53 @@ class Gate(nn.Module):
     return gate
 
 
-def _gates(pooled, x, train, kernel_init, dtype):
-  """Returns {axis: gate} of some gates; call it in a compact method."""
-  return {AXES[name]: Gate(name, kernel_init, dtype, name=name)(x, train)
-          for name in pooled}
+class _Unit(nn.Module):
+  """Gates in a row, each of them seeing what the ones before have weighted.
+
+  Attributes:
+    dtype: type of the computation.
+  """
+  dtype: jnp.dtype = jnp.float32
+
+  # What is pooled for the gates of each step, and how their kernels begin.
+  steps = ()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns [N, T, H, W, C], as `x`."""
+    gates = {}
+    for pooled, kernel_init in self.steps:
+      found, x = planes.pool_gated(
+          x, gates, tuple(AXES[name] for name in pooled))
+      gates = {AXES[name]: Gate(kernel_init, self.dtype, name=name)(
+          found[AXES[name]], train) for name in pooled}
+    return planes.apply_gates(x, gates)
 
 
-class C(nn.Module):
+class C(_Unit):
   """The channel context gates time and space: x * gC(x)."""
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Returns [N, T, H, W, C], as `x`."""
-    return planes.apply_gates(
-        x, _gates('C', x, train, _KAIMING, self.dtype))
+  steps = (('C', _KAIMING),)
 
 
-class ST(nn.Module):
+class ST(_Unit):
   """Time, height and width gate together: x * (gT + gH + gW)(x) / 3."""
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Returns [N, T, H, W, C], as `x`."""
-    return planes.apply_gates(
-        x, _gates('THW', x, train, _KAIMING, self.dtype))
+  steps = (('THW', _KAIMING),)
 
 
-class CinST(nn.Module):
+class CinST(_Unit):
   """The gates of ST see what the gate of C has weighted.
 
   z = x * gC(x), then x * (gT + gH + gW)(z) / 3.
   """
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Returns [N, T, H, W, C], as `x`."""
-    z = planes.apply_gates(x, _gates('C', x, train, _KAIMING, self.dtype))
-    return planes.apply_gates(x, _gates('THW', z, train, _XAVIER, self.dtype))
+  steps = ('C', _KAIMING), ('THW', _XAVIER)
 
 
-class STinC(nn.Module):
+class STinC(_Unit):
   """The gate of C sees what the gates of ST have weighted.
 
   z = x * (gT + gH + gW)(x) / 3, then x * gC(z).
   """
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Returns [N, T, H, W, C], as `x`."""
-    z = planes.apply_gates(x, _gates('THW', x, train, _KAIMING, self.dtype))
-    return planes.apply_gates(x, _gates('C', z, train, _XAVIER, self.dtype))
+  steps = ('THW', _KAIMING), ('C', _XAVIER)
 
 
 class Pair(nn.Module):

@@ -83,11 +83,24 @@ class Block(nn.Module):
       return layers.norm(dtype=self.dtype, name=name)(
           y, use_running_average=not train)
 
+    clips = x.shape[:2]
+
+    def merged(y):
+      # Frames are a batch to all but attention and shift. As one axis, they
+      # may lie where the compiler likes them.
+      return y if deep else y.reshape(-1, *y.shape[2:])
+
+    def split(y):
+      return y if deep else y.reshape(*clips, *y.shape[1:])
+
     def attend(y, position):
-      return layers.attend(self, y, position, train)
+      if self.attention is None or position != self.position:
+        return y
+      return merged(layers.attend(self, split(y), position, train))
 
     out = self.width * (self.expansion if self.bottleneck else 1)
-    y = temporal_shift.temporal_shift(x) if self.shift else x
+    y = merged(temporal_shift.temporal_shift(x) if self.shift else x)
+    x = merged(x)
     if self.bottleneck:
       y = nn.relu(norm(conv(y, 'conv1', self.width, lengths[0], 1), 'bn1'))
       y = norm(conv(y, 'conv2', self.width, lengths[1], 3, strided=True,
@@ -102,12 +115,13 @@ class Block(nn.Module):
     y = attend(y, 'before_sum')
     if x.shape[-1] != out or max(strides) > 1:
       if self.shortcut == 'A':
-        x = x[:, ::strides[0], ::strides[1], ::strides[2]]
+        x = split(x)[:, ::strides[0], ::strides[1], ::strides[2]]
         x = jnp.pad(x, ((0, 0),) * 4 + ((0, out - x.shape[-1]),))
+        x = merged(x)
       else:
         x = norm(conv(x, 'downsample_conv', out, 1, 1, strided=True),
                  'downsample_bn')
-    return attend(nn.relu(x + y), 'after_sum')
+    return split(attend(nn.relu(x + y), 'after_sum'))
 
 
 class Stage(nn.Module):

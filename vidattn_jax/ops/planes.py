@@ -17,6 +17,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from vidattn_jax.ops import clip_kernels
+from vidattn_jax.ops import plane_kernels
 from vidattn_jax.ops import platform
 
 # Outputs that one row of the banded kernel computes at a time, on the CPU.
@@ -52,22 +54,56 @@ def pool_planes(x: jax.Array, axis: int) -> jax.Array:
     [N, 2, ...], the maximum first, then the three axes that are left, in
     their order.
   """
-  return _pool(x, axis)[0]
+  return _pool(x, {}, (axis,))[axis][0]
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _pool(x, axis):
-  """Returns the planes, and where along the axis each maximum is."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def pool_gated(x: jax.Array, gates: dict[int, jax.Array],
+               axes: tuple[int, ...]):
+  """Pools a gated clip along some axes, each alone; see `pool_planes`.
+
+  Args:
+    x: [N, T, H, W, C].
+    gates: as `apply_gates` takes them; {} for none.
+    axes: of 1 to 4, the axes to pool.
+
+  Returns:
+    ({axis: planes [N, 2, ...]}, `x`: what uses the clip after this is to use
+    that, so that all its gradients are added up where they are made.)
+  """
+  return {axis: planes
+          for axis, (planes, _) in _pool(x, gates, axes).items()}, x
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _pool(x, gates, axes):
+  """Returns {axis: the planes, and where along the axis each maximum is}."""
+  def each(form):
+    def pool(x, gates):
+      z = _apply(x, gates) if gates else x
+      found = {}
+      for axis in axes:
+        largest, index, total = form(z, axis)
+        mean = (total / z.shape[axis]).astype(z.dtype)
+        # As small as may be: places are read as often as planes.
+        small = jnp.uint8 if z.shape[axis] <= 256 else jnp.int32
+        found[axis] = (jnp.stack([largest, mean], axis=1),
+                       index.astype(small))
+      return found
+    return pool
+
+  return platform.by_platform(
+      each(_pool_one_pass), each(_pool_plain), x, gates,
+      on_accelerator=each(_pool_on_accelerator),
+      on_tpu=(functools.partial(clip_kernels.pool, axes=axes)
+              if clip_kernels.takes(x) else None))
+
+
+def _pool_on_accelerator(x, axis):
   # A number and its place have room in 32 bits.
   small = (x.dtype in (jnp.bfloat16, jnp.float16)
            and x.shape[axis] <= 1 << 16)
-  largest, index, total = platform.by_platform(
-      functools.partial(_pool_one_pass, axis=axis),
-      functools.partial(_pool_plain, axis=axis), x,
-      on_accelerator=functools.partial(
-          _pool_packed if small else _pool_plain, axis=axis))
-  mean = (total / x.shape[axis]).astype(x.dtype)
-  return jnp.stack([largest, mean], axis=1), index
+  return (_pool_packed if small else _pool_plain)(x, axis)
 
 
 def _pool_plain(x, axis):
@@ -125,14 +161,22 @@ def _pool_packed(x, axis):
           x.sum(axis, dtype=_wide(x)))
 
 
-def _pool_fwd(x, axis):
-  planes, index = _pool(x, axis)
+def _places(found):
   # Where the maximum is, not what it is: the same sum, compiled twice, may
   # differ in its last bit, and then no element would equal its maximum.
-  # As small as it may be: it is read as often as the planes.
-  length = x.shape[axis]
-  return planes, (index.astype(jnp.uint8 if length <= 256 else jnp.int32),
-                  length)
+  return {axis: index for axis, (_, index) in found.items()}
+
+
+def _pool_fwd(x, axis):
+  found = _pool(x, {}, (axis,))
+  # Its shape, as what is no array cannot be kept.
+  return found[axis][0], (_places(found), x[:0])
+
+
+def _pool_gated_fwd(x, gates, axes):
+  found = _pool(x, gates, axes)
+  planes = {axis: planes for axis, (planes, _) in found.items()}
+  return (planes, x), (_places(found), gates, x if gates else None)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -144,12 +188,42 @@ def _spread(axis, length, index, g):
   return jnp.where(here, to_largest + to_each, to_each)
 
 
+@functools.partial(jax.jit, static_argnums=5)
+def _pool_gradients(x, gates, places, to_planes, added, shape):
+  """Returns (gradient of the clip, plus what is added; those of the gates)."""
+  def form(sum_frames):
+    def gradients(x, gates, places, to_planes, added):
+      spread = functools.reduce(operator.add, [
+          _spread(axis, shape[axis], places[axis], g)
+          for axis, g in to_planes.items()])
+      to_x = _apply(spread, gates) if gates else spread
+      return (to_x if added is None else to_x + added,
+              _sum_products(x, spread, gates, sum_frames))
+    return gradients
+
+  like = jax.ShapeDtypeStruct(shape, next(iter(to_planes.values())).dtype)
+  return platform.by_platform(
+      form(_sum_frames), form(lambda product: product.sum(1)),
+      x, gates, places, to_planes, added,
+      on_tpu=(functools.partial(clip_kernels.pool_gradients, shape=shape)
+              if clip_kernels.takes(like) else None))
+
+
 def _pool_bwd(axis, residuals, g):
-  index, length = residuals
-  return (_spread(axis, length, index, g),)
+  places, empty = residuals
+  shape = (len(g), *empty.shape[1:])
+  return (_pool_gradients(None, {}, places, {axis: g}, None, shape)[0],)
+
+
+def _pool_gated_bwd(axes, residuals, g):
+  del axes
+  places, gates, x = residuals
+  to_planes, added = g
+  return _pool_gradients(x, gates, places, to_planes, added, added.shape)
 
 
 pool_planes.defvjp(_pool_fwd, _pool_bwd)
+pool_gated.defvjp(_pool_gated_fwd, _pool_gated_bwd)
 
 
 # --- Convolution -------------------------------------------------------------
@@ -172,8 +246,10 @@ def convolve_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.jit
 def _convolve(planes, kernel):
   """Convolves [N, P, A, B, C] with [3, 3, 3, P, Q] to [N, Q, A, B, C]."""
-  return platform.by_platform(_convolve_on_cpu, _convolve_plain, planes,
-                              kernel, on_accelerator=_convolve_dense)
+  return platform.by_platform(
+      _convolve_on_cpu, _convolve_plain, planes, kernel,
+      on_accelerator=_convolve_dense,
+      on_tpu=plane_kernels.convolve if plane_kernels.takes(planes) else None)
 
 
 def _convolve_plain(planes, kernel):
@@ -254,7 +330,7 @@ def _band(kernel, rows, columns, offset):
   # Axes: A, B, planes, rows, planes, columns.
   taps = jnp.moveaxis(kernel, 2, 0)[..., None, :, None]
   band = sum(jnp.where(here, tap, 0) for here, tap in zip(
-      _places(rows, columns, offset), taps, strict=True))
+      _diagonals(rows, columns, offset), taps, strict=True))
   return band.reshape(a, b, p * rows, q * columns)
 
 
@@ -263,10 +339,10 @@ def _taps(band, rows, columns, offset):
   a, b, p, q = band.shape
   band = band.reshape(a, b, p // rows, rows, q // columns, columns)
   return jnp.stack([jnp.where(here, band, 0).sum((3, 5))
-                    for here in _places(rows, columns, offset)], axis=2)
+                    for here in _diagonals(rows, columns, offset)], axis=2)
 
 
-def _places(rows, columns, offset):
+def _diagonals(rows, columns, offset):
   """Returns for each of three taps where it stands, [rows, 1, columns]."""
   distance = jnp.arange(rows)[:, None, None] - jnp.arange(columns)
   return [distance == tap - offset for tap in range(3)]
@@ -343,12 +419,18 @@ def _convolve_fwd(planes, kernel):
 
 @jax.jit
 def _convolve_bwd(residuals, g):
-  planes, kernel = residuals
-  to_planes = _convolve(g[:, None], kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
-  to_kernel = platform.by_platform(
-      _kernel_gradient_banded, _kernel_gradient_plain, planes, g,
-      on_accelerator=_kernel_gradient_dense)
-  return to_planes, to_kernel
+  def by_kernel_gradient(kernel_gradient):
+    def gradients(planes, kernel, g):
+      return (_convolve(g[:, None], kernel[::-1, ::-1, ::-1].swapaxes(3, 4)),
+              kernel_gradient(planes, g))
+    return gradients
+
+  return platform.by_platform(
+      by_kernel_gradient(_kernel_gradient_banded),
+      by_kernel_gradient(_kernel_gradient_plain), *residuals, g,
+      on_accelerator=by_kernel_gradient(_kernel_gradient_dense),
+      on_tpu=(plane_kernels.gradients if plane_kernels.takes(g[:, None])
+              else None))
 
 
 convolve_planes.defvjp(_convolve_fwd, _convolve_bwd)
@@ -368,7 +450,10 @@ def apply_gates(x: jax.Array, gates: dict[int, jax.Array]) -> jax.Array:
   Returns:
     [N, T, H, W, C].
   """
-  return _apply(x, gates)
+  # A gate that all channels share is left to fusion with what comes next.
+  alone = len(gates) == 1 or not clip_kernels.takes(x)
+  return platform.by_platform(
+      _apply, _apply, x, gates, on_tpu=None if alone else clip_kernels.gate)
 
 
 @jax.jit
@@ -383,22 +468,28 @@ def _sum_frames(x):
 
 
 def _apply_fwd(x, gates):
-  return _apply(x, gates), (x, gates)
+  return apply_gates(x, gates), (x, gates)
+
+
+def _sum_products(x, y, gates, sum_frames):
+  """Returns the gradients of gates whose mean `x` is multiplied by."""
+  def gradient(axis, gate):
+    product = x.astype(_wide(x)) * y
+    total = sum_frames(product) if axis == 1 else product.sum(axis)
+    return (total / len(gates)).astype(gate.dtype)
+
+  return {axis: gradient(axis, gate) for axis, gate in gates.items()}
 
 
 @jax.jit
 def _apply_bwd(residuals, g):
-  x, gates = residuals
+  def form(sum_frames):
+    return lambda x, gates, g: (_apply(g, gates),
+                                _sum_products(x, g, gates, sum_frames))
 
-  def gradient(axis, gate):
-    product = x.astype(_wide(x)) * g
-    total = (
-        platform.by_platform(_sum_frames, lambda p: p.sum(1), product)
-        if axis == 1 else product.sum(axis))
-    return (total / len(gates)).astype(gate.dtype)
-
-  return _apply(g, gates), {axis: gradient(axis, gate)
-                            for axis, gate in gates.items()}
+  return platform.by_platform(
+      form(_sum_frames), form(lambda product: product.sum(1)), *residuals, g,
+      on_tpu=(clip_kernels.gate_gradients if clip_kernels.takes(g) else None))
 
 
 apply_gates.defvjp(_apply_fwd, _apply_bwd)

@@ -1,9 +1,26 @@
 """Where one operation has several forms: which of them a platform gets."""
 
+import jax
 from jax import lax
 
+# Platforms that are compiled for where there are none of them.
+_absent = set()
 
-def by_platform(on_cpu, plain, *args, on_accelerator=None):
+
+def compile_for(name: str):
+  """Says that programs will be compiled for a platform that is not here.
+
+  To be called before anything is traced. Without it, forms for TPUs alone are
+  not traced where there is no TPU, which takes time; programs are the same
+  without them, but slower there.
+
+  Args:
+    name: such as 'tpu'.
+  """
+  _absent.add(name)
+
+
+def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   """Calls the form that suits the platform that the program is compiled for.
 
   That may be another one than the program runs on while it is traced.
@@ -14,6 +31,7 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None):
     *args: arrays.
     on_accelerator: the form for GPUs and TPUs; None if theirs is the plain
       one.
+    on_tpu: the form for TPUs, if it is another one than that.
 
   Returns:
     What the chosen form returns.
@@ -21,4 +39,7 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None):
   forms = {'cpu': on_cpu}
   if on_accelerator is not None:
     forms |= dict.fromkeys(('cuda', 'rocm', 'tpu'), on_accelerator)
+  if on_tpu is not None and (
+      'tpu' in _absent or jax.default_backend() == 'tpu'):
+    forms['tpu'] = on_tpu
   return lax.platform_dependent(*args, **forms, default=plain)

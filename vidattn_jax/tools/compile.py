@@ -17,6 +17,7 @@ import jax
 
 from vidattn_jax import models
 from vidattn_jax import names
+from vidattn_jax.ops import platform
 from vidattn_jax.tools import chips
 from vidattn_jax.training import programs
 from vidattn_jax.training import sharding
@@ -95,7 +96,9 @@ def prepare(name: str):
   """
   jax.config.update('jax_platforms', 'cpu')
   kind, _, count = name.partition(':')
-  if kind == 'cpu' and count.isdigit() and int(count) > 0:
+  if kind != 'cpu':
+    platform.compile_for('tpu')
+  elif count.isdigit() and int(count) > 0:
     jax.config.update('jax_num_cpu_devices', int(count))
 
 
@@ -185,6 +188,9 @@ _CALLED = re.compile(r'(?:body|to_apply)=%([\w.\-]+)')
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}|'
                        r'(?:true|false)_computation=%([\w.\-]+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# What a kernel says of itself, see `pallas.CostEstimate`.
+_OF_KERNEL = re.compile(
+    r'"cost_estimate":\{[^}]*"bytes_accessed":"(\d+)"')
 # What moves nothing.
 _FREE = ('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast')
 _ON_CHIP = 'S(1)'
@@ -262,7 +268,8 @@ class Cost:
     moved: bytes read from and written to the chip's memory, see
       `memory_traffic`.
     collectives: exchanges between devices, see `Collective`; of one device.
-    custom_calls: calls of kernels whose bytes the compiler does not count.
+    custom_calls: calls of our own kernels.
+    of_kernels: bytes that these read and write; the compiler's count has them.
     seconds: how long compiling took.
   """
   clips: int
@@ -274,6 +281,7 @@ class Cost:
   moved: float
   collectives: tuple[Collective, ...]
   custom_calls: int
+  of_kernels: float
   seconds: float
 
   def bounds(self, chip: chips.Chip) -> dict[str, float]:
@@ -365,6 +373,7 @@ def cost(lowered, topology: Topology, clips: int) -> Cost | None:
       moved=devices * memory_traffic(text),
       collectives=tuple(collectives(text, len(topology.devices))),
       custom_calls=text.count('custom_call_target="tpu_custom_call"'),
+      of_kernels=devices * sum(map(float, _OF_KERNEL.findall(text))),
       seconds=seconds)
   fits = topology.chip is None or found.peak <= topology.chip.memory
   return found if fits else None
@@ -462,8 +471,8 @@ def describe(found: Cost, topology: Topology) -> list[str]:
       f'read, written   {found.moved / 1e9:,.1f} GB of memory '
       f'({found.bytes / 1e9:,.1f} GB as the compiler counts)']
   if found.custom_calls:
-    lines.append(f'                of {found.custom_calls} calls of kernels '
-                 'the compiler counts none')
+    lines.append(f'                {found.of_kernels / 1e9:,.1f} GB of them by '
+                 f'{found.custom_calls} calls of kernels')
   lines += [f'exchanged       {c.count} {c.kind} of {c.group} devices, '
             f'{c.bytes / 1e6:,.1f} MB' for c in found.collectives]
   if topology.chip:

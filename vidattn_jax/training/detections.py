@@ -13,6 +13,7 @@ from vidattn_jax.detection import evaluation
 from vidattn_jax.detection import segments as segments_lib
 from vidattn_jax.detection import windows
 from vidattn_jax.models import scnn
+from vidattn_jax.ops import per_device
 from vidattn_jax.training import sharding
 from vidattn_jax.training import state
 
@@ -191,8 +192,11 @@ class Finder:
                 'chances': jax.nn.softmax(outputs['logits'])}
       return {key: outputs[key] for key in keys}
 
-    more = {'out_shardings': sharding.batch_sharding(mesh)} if mesh else {}
-    self._step = jax.jit(step, **more)
+    if mesh:
+      self._step = jax.jit(per_device.on_mesh(mesh, step),
+                           out_shardings=sharding.batch_sharding(mesh))
+    else:
+      self._step = jax.jit(step)
 
   def __call__(self, variables, batch) -> dict:
     """Finds segments.

@@ -7,6 +7,7 @@ there. Both take it from here, so that what is compiled is what runs.
 import jax
 import jax.numpy as jnp
 
+from vidattn_jax.ops import per_device
 from vidattn_jax.training import sharding
 from vidattn_jax.training import state as state_lib
 
@@ -33,7 +34,8 @@ def initializer(config, mesh, model):
   shapes = jax.eval_shape(create, state_lib.key_data(config.seed))
   shardings = sharding.state_sharding(mesh, shapes,
                                       config.mesh.shard_parameters)
-  return jax.jit(create, out_shardings=shardings), shapes, shardings
+  return (jax.jit(per_device.on_mesh(mesh, create), out_shardings=shardings),
+          shapes, shardings)
 
 
 def train_step(config, mesh, model, num_classes, shardings, see=None):
@@ -47,8 +49,9 @@ def train_step(config, mesh, model, num_classes, shardings, see=None):
     shardings: those of the state, which is donated.
     see: what a teacher sees, see there.
   """
+  step = state_lib.make_train_step(model, config, num_classes, see, mesh)
   return jax.jit(
-      state_lib.make_train_step(model, config, num_classes, see, mesh),
+      per_device.on_mesh(mesh, step),
       donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
 
 

@@ -14,6 +14,7 @@ import vidattn_jax
 from vidattn_jax import models
 from vidattn_jax import names
 from vidattn_jax.models import st_abn
+from vidattn_jax.ops import per_device
 from vidattn_jax.training import ahead
 from vidattn_jax.training import attention
 from vidattn_jax.training import checkpoint
@@ -441,10 +442,11 @@ def make_evaluator(config, mesh, model):
 
 def _make_evaluator(config, mesh, model):
   """Returns what evaluates networks that classify clips."""
-  eval_step = jax.jit(state_lib.make_eval_step(
+  eval_step = state_lib.make_eval_step(
       model, tuple(config.data.mean), tuple(config.data.std),
       config.model.dtype, config.data.flow_bound, model.branch_names,
-      config.eval.invert_spatial),
+      config.eval.invert_spatial)
+  eval_step = jax.jit(per_device.on_mesh(mesh, eval_step),
                       out_shardings=sharding.batch_sharding(mesh))
   multi = config.data.labels == 'multi'
   score = evaluation.make_scorer(

@@ -1,0 +1,264 @@
+"""Kernels for TPUs: the same numbers as the plain forms, interpreted here."""
+
+import functools
+import importlib.util
+import os
+import re
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+import pytest
+
+from vidattn_jax.attention import aia
+from vidattn_jax.ops import clip_kernels
+from vidattn_jax.ops import per_device
+from vidattn_jax.ops import plane_kernels
+from vidattn_jax.ops import planes
+from vidattn_jax.ops import platform
+
+# In the rows of registers: channels, some or all of them at a time; frames.
+WIDE, WHOLE, NARROW = (8, 3, 2, 4, 256), (3, 4, 5, 3, 24), (64, 4, 3, 5, 6)
+SHAPES = pytest.mark.parametrize('shape', [WIDE, WHOLE, NARROW])
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
+def _random(shape, seed=0, decimals=None):
+  x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+  return jnp.asarray(x if decimals is None else x.round(decimals))
+
+
+def _error(found, wanted):
+  """Returns the largest difference, in parts of the largest value wanted."""
+  found, wanted = (np.asarray(a, np.float64) for a in (found, wanted))
+  return np.abs(found - wanted).max() / np.abs(wanted).max()
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+  """Has the kernels chosen, and interpreted; notes which were."""
+  chosen, by_platform = [], platform.by_platform
+
+  def choose(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
+    if on_tpu is None:
+      return by_platform(on_cpu, plain, *args, on_accelerator=on_accelerator)
+    chosen.append(getattr(on_tpu, 'func', on_tpu).__name__)
+    return functools.partial(on_tpu, interpret=True)(*args)
+
+  monkeypatch.setattr(platform, 'by_platform', choose)
+  jax.clear_caches()
+  yield chosen
+  jax.clear_caches()
+
+
+def _gates(shape, axes):
+  return {axis: jax.nn.sigmoid(_random(np.delete(shape, axis), 10 + axis))
+          for axis in axes}
+
+
+@SHAPES
+@pytest.mark.parametrize('axes, gated, dtype', [
+    ((4,), (1, 2, 3), jnp.float32), ((1, 2, 3), (4,), jnp.bfloat16),
+    slow((4,), (), jnp.bfloat16), slow((1, 2, 3), (), jnp.float32),
+    slow((4,), (1, 2, 3), jnp.bfloat16), slow((1, 2, 3), (4,), jnp.float32),
+    slow((2,), (1,), jnp.float32)])
+def test_pool(shape, axes, gated, dtype):
+  # With one decimal, many numbers are equal: the first of them counts.
+  x, gates = _random(shape, decimals=1).astype(dtype), _gates(shape, gated)
+  gates = {axis: gate.astype(dtype) for axis, gate in gates.items()}
+  found = clip_kernels.pool(x, gates, axes, interpret=True)
+  z = planes._apply(x, gates) if gates else x
+  for axis in axes:
+    largest, place, total = planes._pool_plain(z, axis)
+    pooled, places = found[axis]
+    # In bfloat16 three gates may be added up in more than one way.
+    exact = len(gated) < 2
+    bound = 0 if exact else 2e-6 if dtype == jnp.float32 else 2e-2
+    assert _error(pooled[:, 0], largest) <= bound
+    assert (places == place).mean() >= (1 if exact else 0.9)
+    assert _error(pooled[:, 1], total / shape[axis]) < (
+        2e-6 if dtype == jnp.float32 else 2e-2)
+
+
+@SHAPES
+@pytest.mark.parametrize('axes, gated, adds', [
+    ((4,), (1, 2, 3), True), ((1, 2, 3), (4,), True), slow((4,), (), True),
+    slow((1, 2, 3), (), False), slow((3,), (1,), False)])
+def test_gradients_of_pooling(shape, axes, gated, adds):
+  x, gates = _random(shape), _gates(shape, gated)
+  (found, _), pullback = jax.vjp(
+      lambda x, gates: planes.pool_gated(x, gates, axes), x, gates)
+  g = {axis: _random(p.shape, 20 + axis) for axis, p in found.items()}
+  added = _random(shape, 30)
+  to_x, to_gates = pullback((g, added if adds else jnp.zeros_like(x)))
+  places = {axis: place for axis, (_, place) in clip_kernels.pool(
+      x, gates, axes, interpret=True).items()}
+  ours = clip_kernels.pool_gradients(
+      x if gates else None, gates, places, g, added if adds else None, shape,
+      interpret=True)
+  assert _error(ours[0], to_x) < 2e-6
+  for axis in gated:
+    assert _error(ours[1][axis], to_gates[axis]) < 1e-5
+
+
+@SHAPES
+@pytest.mark.parametrize('axes', [(1, 2, 3), slow((4,)), slow((1, 4))])
+def test_gating_and_its_gradients(shape, axes):
+  x, g, gates = _random(shape), _random(shape, 1), _gates(shape, axes)
+  wanted, pullback = jax.vjp(planes.apply_gates, x, gates)
+  assert _error(clip_kernels.gate(x, gates, interpret=True), wanted) < 1e-6
+  to_x, to_gates = pullback(g)
+  ours = clip_kernels.gate_gradients(x, gates, g, interpret=True)
+  assert _error(ours[0], to_x) < 1e-6
+  for axis in axes:
+    assert _error(ours[1][axis], to_gates[axis]) < 1e-5
+
+
+@pytest.mark.parametrize('shape', [
+    (8, 4, 5, 64), (3, 2, 3, 128), slow((16, 3, 2, 7)), slow((1, 1, 1, 130))])
+def test_convolution_and_its_gradients(shape):
+  n, *axes = shape
+  x, g = _random((n, 2, *axes)), _random(shape, 1)
+  kernel = _random((3, 3, 3, 2, 1), 2)
+  wanted, pullback = jax.vjp(
+      lambda x, k: planes._convolve_plain(x, k)[:, 0], x, kernel)
+  assert _error(plane_kernels.convolve(x, kernel, interpret=True)[:, 0],
+                wanted) < 2e-6
+  for ours, other in zip(
+      plane_kernels.gradients(x, kernel, g, interpret=True), pullback(g),
+      strict=True):
+    assert _error(ours, other) < 5e-6
+
+
+def _value_and_gradients(unit, variables, x, g):
+  def loss(params, x):
+    y, updated = unit.apply({**variables, 'params': params}, x, train=True,
+                            mutable=['batch_stats'])
+    return (y * g).sum(), (y, updated)
+
+  (_, (y, updated)), grads = jax.value_and_grad(
+      loss, (0, 1), has_aux=True)(variables['params'], x)
+  return y, updated, grads
+
+
+def _unit(name, shape):
+  unit, x = aia.UNITS[name](), _random(shape)
+  return unit, unit.init(jax.random.key(0), x), x, _random(shape, 1)
+
+
+def _compare(found, wanted):
+  """Outputs and statistics at 2e-5, gradients at 2e-4 of the largest."""
+  for ours, other in zip(jax.tree.leaves(found[:2]),
+                         jax.tree.leaves(wanted[:2]), strict=True):
+    assert _error(ours, other) < 2e-5
+  for ours, other in zip(found[2], wanted[2], strict=True):
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(other))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(other),
+                    strict=True):
+      assert np.abs(a - b).max() < 2e-4 * largest
+
+
+@pytest.mark.parametrize('name, shape', [
+    ('ST', WIDE), ('CinST', NARROW),
+    *(slow(name, shape) for name in ('C', 'CinST->STinC', 'CinST+STinC')
+      for shape in (WIDE, WHOLE, NARROW))])
+def test_units_have_the_same_numbers(name, shape, request):
+  unit, variables, x, g = _unit(name, shape)
+  wanted = jax.jit(functools.partial(_value_and_gradients, unit))(
+      variables, x, g)
+  chosen = request.getfixturevalue('interpreted')
+  found = jax.jit(functools.partial(_value_and_gradients, unit))(
+      variables, x, g)
+  assert {'pool', 'pool_gradients', 'gate_gradients', 'convolve',
+          'gradients'} <= set(chosen)
+  _compare(found, wanted)
+
+
+@pytest.mark.parametrize('name, shape', [
+    ('ST', (128, 4, 2, 3, 6)), slow('CinST->STinC', (16, 2, 3, 4, 128))])
+def test_units_on_a_mesh(name, shape, request):
+  unit, variables, x, g = _unit(name, shape)
+  wanted = jax.jit(functools.partial(_value_and_gradients, unit))(
+      variables, x, g)
+  request.getfixturevalue('interpreted')
+  mesh = jax.make_mesh((4,), ('data',), devices=jax.devices()[:4],
+                       axis_types=(jax.sharding.AxisType.Auto,))
+  split = NamedSharding(mesh, PartitionSpec('data'))
+  step = jax.jit(per_device.on_mesh(
+      mesh, functools.partial(_value_and_gradients, unit)))
+  arguments = variables, *(jax.device_put(a, split) for a in (x, g))
+  _compare(step(*arguments), wanted)
+  text = step.lower(*arguments).compile().as_text()
+  # Clips stay where they are; only sums of gradients and statistics travel.
+  assert 'all-reduce' in text
+  assert not re.search('all-gather|all-to-all|collective-permute', text)
+
+
+def test_what_no_kernel_takes():
+  def takes(*shape, dtype=jnp.float32):
+    return clip_kernels.takes(jax.ShapeDtypeStruct(shape, dtype))
+
+  assert takes(16, 8, 56, 56, 64) and takes(16, 8, 7, 7, 512)
+  assert not takes(16, 8, 56, 56, 64, dtype=jnp.float16)
+  assert not takes(16, 8, 14, 14, 2048)  # too much at a time
+  mesh = jax.make_mesh((4,), ('data',), devices=jax.devices()[:4],
+                       axis_types=(jax.sharding.AxisType.Auto,))
+  # Clips that the devices cannot share evenly, as when weights are made.
+  assert [per_device.on_mesh(mesh, takes)(n, 8, 7, 7, 512)
+          for n in (1, 4, 6, 8)] == [False, True, False, True]
+  assert not plane_kernels.takes(
+      jax.ShapeDtypeStruct((8, 2, 112, 112, 128), jnp.bfloat16))
+
+
+@pytest.mark.parametrize('broken, name', [
+    ('_spread', 'ST'), slow('_join', 'ST'), slow('_pick', 'C'),
+    slow('_gate', 'C')])
+def test_a_broken_kernel_is_caught(broken, name, request, monkeypatch):
+  unit, variables, x, g = _unit(name, NARROW)
+  wanted = jax.jit(functools.partial(_value_and_gradients, unit))(
+      variables, x, g)
+  right = getattr(clip_kernels, broken)
+
+  def wrong(*args):
+    found = right(*args)
+    # Of running values the maximum alone, or a thousandth more.
+    return ((found[0] * 1.001, *found[1:]) if isinstance(found, tuple)
+            else found * 1.001)
+
+  request.getfixturevalue('interpreted')
+  monkeypatch.setattr(clip_kernels, broken, wrong)
+  with pytest.raises(AssertionError):
+    _compare(jax.jit(functools.partial(_value_and_gradients, unit))(
+        variables, x, g), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', [
+    (4, 8, 28, 28, 128), (64, 8, 56, 56, 64), (8, 12, 7, 7, 512),
+    (4, 5, 9, 11, 96)])
+def test_kernels_compile_for_a_tpu(shape, monkeypatch):
+  if not (importlib.util.find_spec('libtpu')
+          or os.environ.get('TPU_LIBRARY_PATH')):
+    pytest.skip('SKIPPED FOR WANT OF A COMPILER: libtpu is not installed')
+  monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
+  monkeypatch.setattr(platform, '_absent', {'tpu'})
+  jax.clear_caches()
+  devices = topologies.get_topology_desc('v5e:2x2', 'tpu').devices
+  mesh = jax.sharding.Mesh(np.array(devices), ('data',))
+  whole, split = (NamedSharding(mesh, PartitionSpec(*axes))
+                  for axes in ((), ('data',)))
+  unit = aia.UNITS['CinST->STinC'](dtype=jnp.bfloat16)
+  x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=split)
+  variables = jax.tree.map(
+      lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole),
+      jax.eval_shape(unit.init, jax.random.key(0), x))
+  step = jax.jit(per_device.on_mesh(
+      mesh, functools.partial(_value_and_gradients, unit)))
+  text = step.trace(variables, x, x).lower(
+      lowering_platforms=('tpu',)).compile().as_text()
+  # Two units, each: 2 of pools and 4 of convolutions forward and backward, the
+  # gates' gradients; the first one's gating.
+  assert text.count('"tpu_custom_call"') == 27
+  assert not re.search('all-gather|all-to-all|collective-permute', text)

@@ -1,0 +1,102 @@
+"""Kernels on arrays whose clips are spread over the devices of a mesh."""
+
+from collections.abc import Callable
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+# A register of a TPU.
+SUBLANES, LANES = 8, 128
+# The most bytes that a kernel may need of a TPU's fast memory.
+MEMORY = 60 * 2 ** 20
+
+
+def on_mesh(mesh: jax.sharding.Mesh, function: Callable) -> Callable:
+  """Lets a function's kernels know the mesh of its arrays while it is traced.
+
+  XLA cannot cut a kernel into parts: a program for several devices that has
+  kernels must be one of these.
+
+  Args:
+    mesh: the mesh; clips are spread over all of its axes.
+    function: what is to be compiled.
+
+  Returns:
+    The same function.
+  """
+
+  @functools.wraps(function)
+  def known(*args, **kwargs):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args, **kwargs)
+
+  return known
+
+
+def _mesh():
+  """Returns the mesh whose devices are yet to get their own clips, or None."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
+
+
+def divides(clips: int) -> bool:
+  """Tells whether every device gets the same number of clips."""
+  mesh = _mesh()
+  return mesh is None or clips % mesh.size == 0
+
+
+def own(clips: int) -> int:
+  """Returns how many clips a device gets."""
+  mesh = _mesh()
+  return clips if mesh is None else clips // mesh.size
+
+
+def by_clips(function: Callable, arguments, shared=()):
+  """Calls a function on every device, for the clips that are there.
+
+  Args:
+    function: takes `*arguments, *shared`; what it returns for a clip depends
+      on no other one.
+    arguments: pytrees of arrays whose first axis is the clips.
+    shared: arrays that all clips share.
+
+  Returns:
+    What the function returns; pytree of arrays whose first axis is the clips.
+  """
+  mesh = _mesh()
+  if mesh is None:
+    return function(*arguments, *shared)
+  clips, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+  return jax.shard_map(
+      function, mesh=mesh,
+      in_specs=(clips,) * len(arguments) + (whole,) * len(shared),
+      out_specs=clips, check_vma=False)(*arguments, *shared)
+
+
+def memory(blocks, scratch, buffers: int = 2) -> int:
+  """Returns how many bytes of a TPU's fast memory a kernel needs.
+
+  Args:
+    blocks: (shape, type) of what the kernel sees of each argument and result.
+    scratch: the same of what it keeps.
+    buffers: how many there are of each block; with 2 the next one is read
+      while one is used.
+  """
+  def size(shape, dtype):
+    *before, rows, lanes = shape
+    return (math.prod(before) * -(-rows // SUBLANES) * SUBLANES
+            * -(-lanes // LANES) * LANES * jnp.dtype(dtype).itemsize)
+
+  return (buffers * sum(size(*block) for block in blocks)
+          + sum(size(*array) for array in scratch))
+
+
+def memory_limit(need: int) -> int:
+  """Returns the limit to set for a kernel that needs so many bytes.
+
+  Not more, as XLA keeps arrays in the rest.
+  """
+  return max(16 * 2 ** 20, need * 5 // 4 + 4 * 2 ** 20)
