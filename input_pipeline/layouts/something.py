@@ -118,5 +118,5 @@ def _listing(name, folder, classes, rows, template, expected):
   return listing.Listing(
       name, root, classes, splits,
       {key: expected[key] for key in splits} | {'classes': _CLASSES},
-      'that of the owners; the labels of the test set are kept back',
+      'that of the owners; the test set is listed without labels',
       settings=settings)
