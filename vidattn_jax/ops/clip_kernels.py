@@ -19,9 +19,7 @@ import jax.numpy as jnp
 
 from vidattn_jax.ops import per_device
 
-_LANES, _SUBLANES, _CLIPS = per_device.LANES, per_device.SUBLANES, 8
-# The most channels.
-_CHANNELS = 2 ** 12
+_LANES, _SUBLANES = per_device.LANES, per_device.SUBLANES
 _F32 = jnp.float32
 # How [N, T, H, W, C] lies (None), and what is left of it without one axis.
 _WIDE = {None: (2, 3, 0, 1, 4), 1: (2, 3, 0, 4), 2: (3, 0, 1, 4),
@@ -68,7 +66,7 @@ class _Plan:
     n, t = self.lengths[:2]
     if not self.wide:
       return _LANES // t
-    return _CLIPS if n % _CLIPS == 0 else n
+    return per_device.clips_at_a_time(n)
 
   @property
   def channels(self):
@@ -93,7 +91,11 @@ class _Plan:
 
 def _is_wide(lengths):
   n, t, *_, c = lengths
-  return c % _LANES == 0 or _LANES % t > 0 or n * t % _LANES > 0
+  if c % _LANES == 0 or _LANES % t or n * t % _LANES:
+    return True
+  # Planes without time have clips in rows: whole registers, or all of them.
+  clips = _LANES // t
+  return clips % _SUBLANES > 0 and clips != n
 
 
 def _f32(x):
@@ -115,7 +117,8 @@ def _place(plan, axis):
 
 
 def _dot(a, b, dimensions):
-  # Exact where one of the factors is 1 or 0.
+  # Exact where one of the factors is 1 or 0; but what is no number in one clip
+  # is none in all clips that are seen at a time.
   return lax.dot_general(a, b, (dimensions, ((), ())),
                          precision=lax.Precision.HIGHEST,
                          preferred_element_type=_F32)
@@ -310,16 +313,15 @@ def _kernel(*refs, plan):
 
 def takes(x: jax.Array) -> bool:
   """Tells whether the kernels take a clip [N, T, H, W, C]."""
-  n, *_, w, c = x.shape
-  if x.dtype not in (jnp.bfloat16, _F32) or c > _CHANNELS or (
-      not per_device.divides(n)):
+  n, *_, w, _ = x.shape
+  if x.dtype not in (jnp.bfloat16, _F32) or not per_device.divides(n):
     return False
   # A plane over width, with all channels, is the largest block; the kernel
   # that needs most has as much as eight of them.
   plan = _Plan((per_device.own(n), *x.shape[1:]), axes=(4,))
   block = (w, *plan.tile)
   return per_device.memory(
-      [(block, x.dtype)] * 8, [(block, _F32)] * 3) <= per_device.MEMORY
+      [(block, x.dtype)] * 8, [(block, _F32)] * 3) <= per_device.capacity()
 
 
 def _lies(plan, axis, planes):
@@ -388,7 +390,8 @@ def _call(plan, x, added, gates, spread, dtype, interpret):
   # Types and what `_lie` wants to know of each.
   results = []
   for axis in plan.axes:
-    results.append((dtype, axis, plan.pools))
+    results.append((dtype if plan.pools else gates[axis].dtype, axis,
+                    plan.pools))
     if plan.pools:
       results.append((jnp.uint8 if plan.lengths[axis] <= 256 else jnp.int32,
                       axis, False))

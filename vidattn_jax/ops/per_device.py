@@ -5,20 +5,23 @@ import functools
 import math
 
 import jax
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 # A register of a TPU.
 SUBLANES, LANES = 8, 128
-# The most bytes that a kernel may need of a TPU's fast memory.
-MEMORY = 60 * 2 ** 20
+# The fast memory of a TPU where its kind is not known, and the part of it that
+# a kernel may take.
+_CAPACITY, _PART = 128 * 2 ** 20, 0.47
 
 
 def on_mesh(mesh: jax.sharding.Mesh, function: Callable) -> Callable:
   """Lets a function's kernels know the mesh of its arrays while it is traced.
 
   XLA cannot cut a kernel into parts: a program for several devices that has
-  kernels must be one of these.
+  kernels must be one of these. Not to be used inside `jax.shard_map`, where
+  every device has its own clips already.
 
   Args:
     mesh: the mesh; clips are spread over all of its axes.
@@ -94,9 +97,27 @@ def memory(blocks, scratch, buffers: int = 2) -> int:
           + sum(size(*array) for array in scratch))
 
 
+def capacity() -> int:
+  """Returns the bytes of a TPU's fast memory that one kernel may need."""
+  try:
+    found = pltpu.get_tpu_info().vmem_capacity_bytes
+  except ValueError:  # Where kernels are interpreted, there is no TPU.
+    found = _CAPACITY
+  return int(_PART * found)
+
+
 def memory_limit(need: int) -> int:
   """Returns the limit to set for a kernel that needs so many bytes.
 
   Not more, as XLA keeps arrays in the rest.
   """
-  return max(16 * 2 ** 20, need * 5 // 4 + 4 * 2 ** 20)
+  return min(max(16 * 2 ** 20, need * 5 // 4 + 4 * 2 ** 20),
+             int(capacity() / _PART))
+
+
+def clips_at_a_time(clips: int) -> int:
+  """Returns how many clips a kernel sees that has them in rows of registers.
+
+  Blocks have whole registers of rows, or all rows that there are.
+  """
+  return SUBLANES if clips % SUBLANES == 0 else clips

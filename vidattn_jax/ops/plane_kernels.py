@@ -15,9 +15,7 @@ import jax.numpy as jnp
 
 from vidattn_jax.ops import per_device
 
-_LANES, _CLIPS = per_device.LANES, 8
-# Bytes that leave room for blocks that are read ahead.
-_ROOMY = 40 * 2 ** 20
+_LANES = per_device.LANES
 _TAPS = tuple(itertools.product(range(3), repeat=2))
 
 
@@ -111,31 +109,38 @@ def _lanes(length):
   return -(-length // _LANES) * _LANES
 
 
-def _chunk(clips):
-  """Returns how many clips a kernel sees at a time."""
-  return _CLIPS if clips % _CLIPS == 0 else clips
 
-
-def _needs(shapes, dtype, padded):
+def _needs(arrays, padded, dtype):
   """Returns (blocks, scratch) of a kernel, as `per_device.memory` has them."""
-  blocks = [((*before, _chunk(n), c), dtype) for *before, n, c in shapes]
-  scratch = [((p, a + 2, b + 2, _chunk(n), _lanes(c)), dtype)
+  some = per_device.clips_at_a_time
+  blocks = [((*a.shape[:-2], some(a.shape[-2]), a.shape[-1]), a.dtype)
+            for a in arrays]
+  scratch = [((p, a + 2, b + 2, some(n), _lanes(c)), dtype)
              for p, a, b, n, c in padded]
   return blocks, scratch
 
 
-def takes(planes: jax.Array) -> bool:
-  """Tells whether the kernels take planes [N, P, A, B, C] for one of P."""
-  n, p, *axes, c = planes.shape
-  if planes.dtype not in (jnp.bfloat16, jnp.float32) or (
-      not per_device.divides(n)):
+def _sums(p, n, c):
+  """Returns what the kernel's gradient is summed up from."""
+  return jax.ShapeDtypeStruct((27 * p, n, _lanes(c)), jnp.float32)
+
+
+def takes(shape: tuple[int, ...], dtype) -> bool:
+  """Tells whether the kernels take planes.
+
+  Args:
+    shape: that of one plane, [N, A, B, C]; there may be two.
+    dtype: its type.
+  """
+  n, *axes, c = shape
+  if dtype not in (jnp.bfloat16, jnp.float32) or not per_device.divides(n):
     return False
-  # The gradient's kernel needs most: it reads and writes all of them.
-  p = max(p, 2)
-  pair, plane = ((count, *axes, per_device.own(n), c) for count in (p, 1))
+  n = per_device.own(n)
+  # The gradients' kernel needs most.
+  pair, plane = (jax.ShapeDtypeStruct((p, *axes, n, c), dtype) for p in (2, 1))
   return per_device.memory(
-      *_needs([pair, pair, plane], planes.dtype, [pair, plane]),
-      buffers=1) <= per_device.MEMORY
+      *_needs([pair, pair, plane, _sums(2, n, c)], [pair.shape, plane.shape],
+              dtype), buffers=1) <= per_device.capacity()
 
 
 def _call(kernel, weights, arrays, results, padded, multiply_adds, interpret):
@@ -151,20 +156,20 @@ def _call(kernel, weights, arrays, results, padded, multiply_adds, interpret):
     interpret: do not compile.
   """
   n, dtype = arrays[0].shape[3], arrays[0].dtype
-  blocks, scratch = _needs([a.shape for a in (*arrays, *results)], dtype,
-                           padded)
+  blocks, scratch = _needs((*arrays, *results), padded, dtype)
   # Where there is no room for two of each, nothing is read ahead.
-  buffers = 2 if per_device.memory(blocks, scratch) <= _ROOMY else 1
+  roomy = per_device.memory(blocks, scratch) <= per_device.capacity() * 2 // 3
+  buffers = 2 if roomy else 1
 
   def specs(some):
     return [pl.BlockSpec(
-        (*before, _chunk(n), c),
+        (*before, per_device.clips_at_a_time(n), c),
         lambda i, before=before: (*(0 for _ in before), i, 0),
         **({} if buffers == 2 else {'pipeline_mode': pl.Buffered(buffers)}))
         for *before, n, c in (a.shape for a in some)]
 
   return pl.pallas_call(
-      kernel, grid=(n // _chunk(n),),
+      kernel, grid=(n // per_device.clips_at_a_time(n),),
       in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *specs(arrays)],
       out_specs=specs(results), out_shape=results,
       scratch_shapes=[pltpu.VMEM(*s) for s in scratch],
@@ -216,11 +221,10 @@ def gradients(planes, kernel, g, interpret=False):
   def call(planes, g, kernel):
     x = planes.transpose(1, 2, 3, 0, 4)
     p, *_, n, c = x.shape
-    sums = jax.ShapeDtypeStruct((27 * p, n, _lanes(c)), jnp.float32)
     to_x, to_kernel = _call(
         _backward_kernel, kernel[::-1, ::-1, ::-1].swapaxes(3, 4),
         [x, g.transpose(1, 2, 0, 3)[None]],
-        [jax.ShapeDtypeStruct(x.shape, x.dtype), sums],
+        [jax.ShapeDtypeStruct(x.shape, x.dtype), _sums(p, n, c)],
         [x.shape, (1, *x.shape[1:])], 2 * 27 * x.size, interpret)
     return to_x.transpose(3, 0, 1, 2, 4), to_kernel.sum(2).T
 

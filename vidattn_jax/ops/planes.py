@@ -5,9 +5,10 @@ a form for the CPU, the first two another for accelerators, where XLA makes slow
 code of the plain one: on the CPU, a convolution from two channels to one takes
 100 times as long as it should, a sum over frames 30 times; on a GPU the
 gradient of that convolution to its kernel takes 100 times, on a TPU two
-channels are padded to 128. `platform.by_platform` chooses; of finite numbers,
-results agree to rounding. The gradients are written out, so that each is one
-pass over the clip.
+channels are padded to 128. TPUs have kernels for all three (`clip_kernels`,
+`plane_kernels`), where those take the shape. `platform.by_platform` chooses; of
+finite numbers, results agree to rounding. The gradients are written out, so
+that each is one pass over the clip.
 """
 
 import functools
@@ -39,7 +40,6 @@ def _wide(x):
 # --- Pooling -----------------------------------------------------------------
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def pool_planes(x: jax.Array, axis: int) -> jax.Array:
   """Pools one axis away, by maximum and by mean.
 
@@ -54,6 +54,12 @@ def pool_planes(x: jax.Array, axis: int) -> jax.Array:
     [N, 2, ...], the maximum first, then the three axes that are left, in
     their order.
   """
+  return _pool_alone(x, axis, x.shape[axis])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _pool_alone(x, axis, length):
+  del length  # The gradient wants to know it.
   return _pool(x, {}, (axis,))[axis][0]
 
 
@@ -167,10 +173,10 @@ def _places(found):
   return {axis: index for axis, (_, index) in found.items()}
 
 
-def _pool_fwd(x, axis):
+def _pool_alone_fwd(x, axis, length):
+  del length
   found = _pool(x, {}, (axis,))
-  # Its shape, as what is no array cannot be kept.
-  return found[axis][0], (_places(found), x[:0])
+  return found[axis][0], _places(found)
 
 
 def _pool_gated_fwd(x, gates, axes):
@@ -209,10 +215,10 @@ def _pool_gradients(x, gates, places, to_planes, added, shape):
               if clip_kernels.takes(like) else None))
 
 
-def _pool_bwd(axis, residuals, g):
-  places, empty = residuals
-  shape = (len(g), *empty.shape[1:])
-  return (_pool_gradients(None, {}, places, {axis: g}, None, shape)[0],)
+def _pool_alone_bwd(axis, length, places, g):
+  shape = list(places[axis].shape)
+  shape.insert(axis, length)
+  return (_pool_gradients(None, {}, places, {axis: g}, None, tuple(shape))[0],)
 
 
 def _pool_gated_bwd(axes, residuals, g):
@@ -222,7 +228,7 @@ def _pool_gated_bwd(axes, residuals, g):
   return _pool_gradients(x, gates, places, to_planes, added, added.shape)
 
 
-pool_planes.defvjp(_pool_fwd, _pool_bwd)
+_pool_alone.defvjp(_pool_alone_fwd, _pool_alone_bwd)
 pool_gated.defvjp(_pool_gated_fwd, _pool_gated_bwd)
 
 
@@ -249,7 +255,8 @@ def _convolve(planes, kernel):
   return platform.by_platform(
       _convolve_on_cpu, _convolve_plain, planes, kernel,
       on_accelerator=_convolve_dense,
-      on_tpu=plane_kernels.convolve if plane_kernels.takes(planes) else None)
+      on_tpu=(plane_kernels.convolve if plane_kernels.takes(
+          (len(planes), *planes.shape[2:]), planes.dtype) else None))
 
 
 def _convolve_plain(planes, kernel):
@@ -429,7 +436,7 @@ def _convolve_bwd(residuals, g):
       by_kernel_gradient(_kernel_gradient_banded),
       by_kernel_gradient(_kernel_gradient_plain), *residuals, g,
       on_accelerator=by_kernel_gradient(_kernel_gradient_dense),
-      on_tpu=(plane_kernels.gradients if plane_kernels.takes(g[:, None])
+      on_tpu=(plane_kernels.gradients if plane_kernels.takes(g.shape, g.dtype)
               else None))
 
 
@@ -451,9 +458,10 @@ def apply_gates(x: jax.Array, gates: dict[int, jax.Array]) -> jax.Array:
     [N, T, H, W, C].
   """
   # A gate that all channels share is left to fusion with what comes next.
-  alone = len(gates) == 1 or not clip_kernels.takes(x)
-  return platform.by_platform(
-      _apply, _apply, x, gates, on_tpu=None if alone else clip_kernels.gate)
+  if len(gates) == 1 or not clip_kernels.takes(x):
+    return _apply(x, gates)
+  return platform.by_platform(_apply, _apply, x, gates,
+                              on_tpu=clip_kernels.gate)
 
 
 @jax.jit

@@ -269,7 +269,8 @@ class Cost:
       `memory_traffic`.
     collectives: exchanges between devices, see `Collective`; of one device.
     custom_calls: calls of our own kernels.
-    of_kernels: bytes that these read and write; the compiler's count has them.
+    of_kernels: bytes that these say they read and write, which the compiler's
+      count has, too; like the calls, once for what stands in a loop.
     seconds: how long compiling took.
   """
   clips: int
@@ -357,7 +358,8 @@ def cost(lowered, topology: Topology, clips: int) -> Cost | None:
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
+    if ('RESOURCE_EXHAUSTED' not in str(error)
+        or 'memory space vmem' in str(error)):
       raise
     return None
   seconds = time.perf_counter() - start
@@ -471,8 +473,8 @@ def describe(found: Cost, topology: Topology) -> list[str]:
       f'read, written   {found.moved / 1e9:,.1f} GB of memory '
       f'({found.bytes / 1e9:,.1f} GB as the compiler counts)']
   if found.custom_calls:
-    lines.append(f'                {found.of_kernels / 1e9:,.1f} GB of them by '
-                 f'{found.custom_calls} calls of kernels')
+    lines.append(f'                {found.of_kernels / 1e9:,.1f} GB by '
+                 f'{found.custom_calls} calls of kernels, as these say')
   lines += [f'exchanged       {c.count} {c.kind} of {c.group} devices, '
             f'{c.bytes / 1e6:,.1f} MB' for c in found.collectives]
   if topology.chip:

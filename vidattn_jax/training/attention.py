@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidattn_jax.ops import per_device
 from vidattn_jax.training import sharding
 from vidattn_jax.training import state
 
@@ -38,6 +39,7 @@ class Collector:
     mean, std = tuple(config.data.mean), tuple(config.data.std)
 
     @functools.partial(jax.jit, out_shardings=sharding.batch_sharding(mesh))
+    @functools.partial(per_device.on_mesh, mesh)
     def look(variables, clips):
       video = state.network_input(model, clips, mean, std, jnp.dtype(
           config.model.dtype), config.data.flow_bound)

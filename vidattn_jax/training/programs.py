@@ -4,6 +4,8 @@ The trainer runs it; `tools/compile.py` compiles it for chips that are not
 there. Both take it from here, so that what is compiled is what runs.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -25,6 +27,7 @@ def initializer(config, mesh, model):
     of shardings).
   """
 
+  @functools.partial(per_device.on_mesh, mesh)
   def create(key):
     variables = state_lib.init_variables(model, jax.random.wrap_key_data(key))
     return state_lib.create_state(variables, config)
@@ -34,8 +37,7 @@ def initializer(config, mesh, model):
   shapes = jax.eval_shape(create, state_lib.key_data(config.seed))
   shardings = sharding.state_sharding(mesh, shapes,
                                       config.mesh.shard_parameters)
-  return (jax.jit(per_device.on_mesh(mesh, create), out_shardings=shardings),
-          shapes, shardings)
+  return jax.jit(create, out_shardings=shardings), shapes, shardings
 
 
 def train_step(config, mesh, model, num_classes, shardings, see=None):
