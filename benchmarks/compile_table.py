@@ -14,6 +14,8 @@ import importlib.metadata
 import json
 import pathlib
 
+import jax
+
 from configs import common
 from vidattn_jax.tools import chips
 from vidattn_jax.tools import compile as compile_lib
@@ -153,6 +155,8 @@ def main(argv=None):
                       metavar='ROW', help=', '.join(rows))
   options = parser.parse_args(argv)
   compile_lib.prepare('v5e')
+  # In which line of which checkout a kernel stands is no part of a program.
+  jax.config.update('jax_traceback_in_locations_limit', 0)
   path = _DOCS / 'scaling.json'
   kept = json.loads(path.read_text()) if path.exists() else {}
   for name in options.rows:
