@@ -249,8 +249,9 @@ def _kernel(*refs, plan):
   dtype, width, h = clip_ref.dtype, plan.lengths[3], pl.program_id(2)
   start = (-jnp.inf, 0.0, 0.0) if plan.pools else (0.0,)
   # What is found over channels, in whole registers.
-  row = ((*plan.tile[:2], -(-width // _LANES) * _LANES) if plan.wide else
-         (-(-width // _SUBLANES) * _SUBLANES, _LANES))
+  row = ((*plan.tile[:2], per_device.rounded_up(width, _LANES))
+         if plan.wide else
+         (per_device.rounded_up(width, _SUBLANES), _LANES))
 
   if over_height:
     @pl.when(h == 0)

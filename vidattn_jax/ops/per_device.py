@@ -79,6 +79,11 @@ def by_clips(function: Callable, arguments, shared=()):
       out_specs=clips, check_vma=False)(*arguments, *shared)
 
 
+def rounded_up(length: int, unit: int) -> int:
+  """Rounds a length up to whole units."""
+  return -(-length // unit) * unit
+
+
 def memory(blocks, scratch, buffers: int = 2) -> int:
   """Returns how many bytes of a TPU's fast memory a kernel needs.
 
@@ -90,20 +95,23 @@ def memory(blocks, scratch, buffers: int = 2) -> int:
   """
   def size(shape, dtype):
     *before, rows, lanes = shape
-    return (math.prod(before) * -(-rows // SUBLANES) * SUBLANES
-            * -(-lanes // LANES) * LANES * jnp.dtype(dtype).itemsize)
+    return (math.prod(before) * rounded_up(rows, SUBLANES)
+            * rounded_up(lanes, LANES) * jnp.dtype(dtype).itemsize)
 
   return (buffers * sum(size(*block) for block in blocks)
           + sum(size(*array) for array in scratch))
 
 
+def _fast_memory() -> int:
+  try:
+    return pltpu.get_tpu_info().vmem_capacity_bytes
+  except ValueError:  # Where kernels are interpreted, there is no TPU.
+    return _CAPACITY
+
+
 def capacity() -> int:
   """Returns the bytes of a TPU's fast memory that one kernel may need."""
-  try:
-    found = pltpu.get_tpu_info().vmem_capacity_bytes
-  except ValueError:  # Where kernels are interpreted, there is no TPU.
-    found = _CAPACITY
-  return int(_PART * found)
+  return int(_PART * _fast_memory())
 
 
 def memory_limit(need: int) -> int:
@@ -111,8 +119,7 @@ def memory_limit(need: int) -> int:
 
   Not more, as XLA keeps arrays in the rest.
   """
-  return min(max(16 * 2 ** 20, need * 5 // 4 + 4 * 2 ** 20),
-             int(capacity() / _PART))
+  return min(max(16 * 2 ** 20, need * 5 // 4 + 4 * 2 ** 20), _fast_memory())
 
 
 def clips_at_a_time(clips: int) -> int:

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from vidattn_jax.ops import per_device
 
-_LANES = per_device.LANES
 _TAPS = tuple(itertools.product(range(3), repeat=2))
 
 
@@ -106,8 +105,7 @@ def _backward_kernel(w_ref, x_ref, g_ref, to_x_ref, to_w_ref, padded_x_ref,
 
 
 def _lanes(length):
-  return -(-length // _LANES) * _LANES
-
+  return per_device.rounded_up(length, per_device.LANES)
 
 
 def _needs(arrays, padded, dtype):
