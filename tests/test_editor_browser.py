@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import os
+import re
 import shutil
 
 import editing
@@ -347,6 +348,37 @@ def test_second_person_is_led_to_another_video(page, browser, session):
   grace.locator('#name', has_text='grow/0001').wait_for()
   grace.locator('#queue b', has_text='appear/0000').click()
   grace.locator('#held', has_text='Ada also works on this').wait_for()
+  other.close()
+
+
+def test_bars_stay_in_place_whatever_arrives_later(
+    context, browser, session):
+  other = browser.new_context()
+  grace = other.new_page()
+  grace.goto(session[0])
+  benchmark.sign_in(grace, 'Grace')
+  grace.locator('#queue b', has_text='appear/0000').click()
+  grace.locator('#name', has_text='appear/0000').wait_for()
+  page = context.new_page()
+  held_back, late = [], re.compile('/api/(film|lease)')
+  page.route(late, lambda route: held_back.append(route))
+  page.goto(session[0])
+  benchmark.sign_in(page)
+  page.locator('#queue b', has_text='appear/0000').click()
+  page.locator('#name', has_text='appear/0000').wait_for()
+  before = benchmark.bars_box(page)
+  assert not page.locator('#held').inner_text()
+  page.route(late, lambda route: route.continue_())
+  for route in held_back:
+    route.continue_()
+  page.locator('#held', has_text='Grace also works').wait_for()
+  page.wait_for_function(
+      '() => document.querySelector(".thumb").style.backgroundImage')
+  assert benchmark.bars_box(page) == before
+  # More rows of predictions, too.
+  page.keyboard.press('e')
+  page.locator('#prediction .true td').nth(1).locator('span').wait_for()
+  assert benchmark.bars_box(page) == before
   other.close()
 
 

@@ -147,8 +147,8 @@ class Page {
     const {held} = await api.post('lease', {
       video: editing.video.id, annotator: this.annotator}).catch(
       () => ({held: []}));
-    $('held').hidden = !held.length;
-    $('held').textContent = `${held.join(', ')} also works on this video now.`;
+    $('held').textContent = held.length
+      ? `${held.join(', ')} also works on this video now.` : '';
   }
 
   fail(error) {
