@@ -243,6 +243,11 @@ def get_config():
   # Parts of a batch whose gradients are computed one after the other and
   # averaged; BatchNorm sees each part alone.
   config.accumulate_steps = 1
+  # What the backward pass computes again instead of keeping it, so that more
+  # clips fit the memory: '' (nothing), 'units' (attention units, from their
+  # input), 'convolutions' (all in a block of the backbone but its convolutions,
+  # whose results are kept) or 'blocks' (whole blocks, from their input).
+  config.remat = ''
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
   # SGD with torch's rules: weight decay enters the gradient before momentum.
@@ -374,9 +379,15 @@ def get_config():
   checkpoint.keep = 2
   # Steps between lines of the training log.
   config.log_every_steps = 10
-  # Devices: number along the axis `data`; -1 takes all.
+  # Devices: number along the axis `data`, over which clips are spread; -1 takes
+  # all.
   config.mesh = mesh = ml_collections.ConfigDict()
   mesh.data = -1
+  # Devices that share each clip: pieces into which its frames, or its rows, are
+  # cut, for clips of which one alone is too much for a device; one of both. The
+  # last stages, whose maps are small, are computed by each of these devices.
+  mesh.time = 1
+  mesh.height = 1
   # Shard parameters and optimiser state over `data` as well.
   mesh.shard_parameters = False
   # Directory of compiled programs, so that the next start is quick; '' for

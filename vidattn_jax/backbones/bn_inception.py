@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vidattn_jax.backbones import layers
+from vidattn_jax.backbones import remat
 
 # H and W must be multiples of this.
 _DIVISOR = 32
@@ -102,7 +103,8 @@ class Inception(nn.Module):
     if self.se:
       y = self._gated(y)
     if self.attention is not None:
-      y = self.attention(dtype=self.dtype, name='attention')(y, train)
+      y = remat.unit(self.attention(dtype=self.dtype, name='attention'), y,
+                     train)
     return y
 
   def _gated(self, y):
@@ -178,8 +180,8 @@ class BNInception(nn.Module):
     x = _halved(x, 'pool2')
     for i, modules in enumerate(STAGES, 2):
       for j, (name, widths) in enumerate(modules.items()):
-        x = Inception(widths, self.width, self.se,
-                      unit(i, j, len(modules)), self.dtype,
-                      name=f'inception_{name}')(x, train)
+        x = remat.block(Inception(
+            widths, self.width, self.se, unit(i, j, len(modules)), self.dtype,
+            name=f'inception_{name}'), x, train)
       outputs.append(x)
     return outputs

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vidattn_jax.backbones import layers
+from vidattn_jax.backbones import remat
 
 # Convolutions of each stage, and their channels.
 _STAGES = ((('conv1',), 64), (('conv2',), 128), (('conv3a', 'conv3b'), 256),
@@ -122,7 +123,7 @@ def _run(pool, convolutions, x, train):
   if pool is not None:
     x = pool()(x)
   for convolution in convolutions:
-    x = convolution()(x, train)
+    x = remat.block(convolution(), x, train)
   return x
 
 

@@ -9,15 +9,22 @@ import jax
 import jax.numpy as jnp
 
 from vidattn_jax import names
+from vidattn_jax.backbones import remat
 from vidattn_jax.ops import convolution
 from vidattn_jax.ops import pooling
 
 # He et al.'s initialisation, by the outputs, as the published codes use it.
 HE_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
+
+
+def _conv_general_dilated(*args, **kwargs):
+  return remat.convolved(convolution.conv_general_dilated(*args, **kwargs))
+
+
 conv = functools.partial(
     nn.Conv, use_bias=False, kernel_init=HE_INIT,
-    conv_general_dilated=convolution.conv_general_dilated)
+    conv_general_dilated=_conv_general_dilated)
 norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
@@ -107,7 +114,8 @@ class ConvBlock(nn.Module):
       x = norm(dtype=self.dtype, name='bn')(x, use_running_average=not train)
     x = nn.relu(x)
     if self.attention is not None:
-      x = self.attention(dtype=self.dtype, name='attention')(x, train)
+      x = remat.unit(self.attention(dtype=self.dtype, name='attention'), x,
+                     train)
     return x
 
 
@@ -126,7 +134,8 @@ def attend(block: nn.Module, x: jax.Array, position: str,
   """
   if block.attention is None or block.position != position:
     return x
-  return block.attention(dtype=block.dtype, name='attention')(x, train)
+  return remat.unit(block.attention(dtype=block.dtype, name='attention'), x,
+                    train)
 
 
 def attended(attention: Callable[..., nn.Module] | None,

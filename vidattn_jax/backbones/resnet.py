@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from vidattn_jax import names
 from vidattn_jax.backbones import layers
+from vidattn_jax.backbones import remat
 from vidattn_jax.ops import temporal_shift
 
 # Blocks of each stage.
@@ -136,7 +137,7 @@ class Stage(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, t, h, w, C'] from [N, T, H, W, C]."""
     for i, block in enumerate(self.blocks):
-      x = block(name=f'block{i}')(x, train)
+      x = remat.block(block(name=f'block{i}'), x, train)
     return x
 
 

@@ -9,6 +9,11 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+# Axes of a mesh along which clips themselves are cut, and which axis of a clip
+# [..., T, H, W, C] each cuts.
+CUTS = {'time': -4, 'height': -3}
+# Places of each device before a block, which may halve them.
+_LEAST = 4
 # A register of a TPU.
 SUBLANES, LANES = 8, 128
 # The fast memory of a TPU where its kind is not known, and the part of it that
@@ -24,7 +29,7 @@ def on_mesh(mesh: jax.sharding.Mesh, function: Callable) -> Callable:
   every device has its own clips already.
 
   Args:
-    mesh: the mesh; clips are spread over all of its axes.
+    mesh: the mesh. Where it has one axis, clips are spread over that.
     function: what is to be compiled.
 
   Returns:
@@ -45,10 +50,52 @@ def _mesh():
   return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
 
 
-def divides(clips: int) -> bool:
-  """Tells whether every device gets the same number of clips."""
+def cut_clips() -> bool:
+  """Tells whether clips lie on several devices each."""
   mesh = _mesh()
-  return mesh is None or clips % mesh.size == 0
+  return mesh is not None and len(mesh.axis_names) > 1
+
+
+def clip_spec(mesh, shape: tuple[int, ...], least: int = 1) -> PartitionSpec:
+  """Returns how clips lie on a mesh that may cut them.
+
+  Args:
+    mesh: the mesh; its axes are `data` and some of `CUTS`.
+    shape: [N, ..., T, H, W, C]. What does not divide is not cut.
+    least: of this many pieces, each device has to get as many.
+  """
+  axes = ['data'] + [None] * (len(shape) - 1)
+  for name, axis in CUTS.items():
+    if name in mesh.axis_names and shape[axis] % (
+        mesh.shape[name] * least) == 0:
+      axes[axis] = name
+  return PartitionSpec(*axes)
+
+
+def keep_cut(x: jax.Array) -> jax.Array:
+  """Says how the clips that a block of a network sees lie on the devices.
+
+  They stay cut as long as what half the size would be is cut evenly, in two
+  places or more on each device. Below that, XLA's gradients of convolutions
+  were found to be wrong: then every device of a clip has all of it, from there
+  on.
+
+  Args:
+    x: [N, T, H, W, C].
+
+  Returns:
+    The same.
+  """
+  if not cut_clips():
+    return x
+  return jax.lax.with_sharding_constraint(
+      x, clip_spec(_mesh(), x.shape, _LEAST))
+
+
+def divides(clips: int) -> bool:
+  """Tells whether every device gets the same number of whole clips."""
+  mesh = _mesh()
+  return mesh is None or (not cut_clips() and clips % mesh.size == 0)
 
 
 def own(clips: int) -> int:

@@ -3,6 +3,8 @@
 import jax
 from jax import lax
 
+from vidattn_jax.ops import per_device
+
 # Platforms that are compiled for where there are none of them.
 _absent = set()
 
@@ -23,7 +25,8 @@ def compile_for(name: str):
 def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   """Calls the form that suits the platform that the program is compiled for.
 
-  That may be another one than the program runs on while it is traced.
+  That may be another one than the program runs on while it is traced. Where the
+  mesh cuts clips, every platform gets the plain form.
 
   Args:
     on_cpu: the form for the CPU, a function of `args`.
@@ -36,6 +39,9 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   Returns:
     What the chosen form returns.
   """
+  if per_device.cut_clips():
+    # XLA cuts the operation as well, and the plain form is what it knows.
+    return plain(*args)
   forms = {'cpu': on_cpu}
   if on_accelerator is not None:
     forms |= dict.fromkeys(('cuda', 'rocm', 'tpu'), on_accelerator)

@@ -89,7 +89,9 @@ def train_step_arguments(config, mesh, model, num_classes, shapes, shardings):
     label = (clips, len(num_classes))
   elif config.data.labels == 'multi':
     label = (clips, num_classes)
-  batch = {'video': placed((clips, frames, *frame, channels), jnp.uint8, split),
+  video = (clips, frames, *frame, channels)
+  batch = {'video': placed(video, jnp.uint8,
+                           sharding.clip_sharding(mesh, video)),
            'label': placed(label, jnp.int32, split),
            'mask': placed((clips,), jnp.float32, split)}
   key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))

@@ -1,40 +1,83 @@
 """Device meshes, and how arrays lie on them."""
 
+import math
+
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
+from vidattn_jax.ops import per_device
+
+# What networks divide the size of clips by before their first block; until then
+# pieces have to be of one size.
+_HALVED = 4
 # Smaller arrays stay whole on every device: gathering them costs more time
 # than keeping them costs memory.
 _MIN_SHARDED_BYTES = 2 ** 20
 
 
 def make_mesh(config, devices=None):
-  """Builds the mesh of devices with the axis `data`.
+  """Builds the mesh of devices: the axis `data`, and one that cuts clips.
 
   Args:
-    config: the run's configuration (`mesh.data` is read).
+    config: the run's configuration (`mesh`, and the size of its clips).
     devices: the devices; None for all.
 
   Returns:
-    A mesh whose axes are Auto (Linen modules fail on Explicit ones).
+    A mesh whose axes are Auto (Linen modules fail on Explicit ones): `data`,
+    then that of `per_device.CUTS` which is longer than 1.
 
   Raises:
-    ValueError: `mesh.data` does not fit the devices.
+    ValueError: a length does not fit the devices or the clips.
   """
   devices = jax.devices() if devices is None else devices
-  count = len(devices) if config.mesh.data == -1 else config.mesh.data
-  if not 1 <= count <= len(devices):
+  cuts = {axis: config.mesh[axis] for axis in per_device.CUTS
+          if config.mesh[axis] != 1}
+  _check_cuts(config, cuts, len(devices) // jax.process_count())
+  each = math.prod(cuts.values())
+  most = len(devices) // each
+  count = most if config.mesh.data == -1 else config.mesh.data
+  if not 1 <= count <= most:
     raise ValueError(f'config.mesh.data is {config.mesh.data}, but there are '
-                     f'{len(devices)} devices; use -1 for all.')
-  if count != len(devices) and jax.process_count() > 1:
+                     f'{len(devices)} devices{_for(cuts)}; use -1 for all.')
+  if count * each != len(devices) and jax.process_count() > 1:
     raise ValueError(f'config.mesh.data is {config.mesh.data}, but with '
                      f'several processes all {len(devices)} devices must take '
                      'part; use -1.')
-  return jax.make_mesh((count,), ('data',), devices=devices[:count],
-                       axis_types=(AxisType.Auto,))
+  return jax.make_mesh(
+      (count, *cuts.values()), ('data', *cuts),
+      devices=devices[:count * each],
+      axis_types=(AxisType.Auto,) * (1 + len(cuts)))
+
+
+def _check_cuts(config, cuts, devices):
+  """Raises a ValueError if clips cannot be cut so, on a process's devices."""
+  if len(cuts) > 1:
+    # The gradients that XLA then makes were found to be wrong.
+    raise ValueError(f'{" and ".join(f"config.mesh.{a}" for a in cuts)} are '
+                     'both above 1; cut clips along one of them.')
+  lengths = {'time': (config.model.num_frames, 'frames long'),
+             'height': (config.model.crop_size[0], 'pixels high')}
+  for axis, pieces in cuts.items():
+    length, unit = lengths[axis]
+    if pieces < 1 or length % (_HALVED * pieces):
+      raise ValueError(
+          f'config.mesh.{axis} is {pieces}, but clips are {length} {unit}; '
+          f'use a number that {length} is a multiple of {_HALVED} times of, or '
+          '1.')
+  if devices % math.prod(cuts.values()):
+    raise ValueError(
+        f'A process has {devices} devices{_for(cuts)}, which do not divide '
+        'them evenly; a clip lies on devices of one process.')
+  if cuts and config.batch_norm == 'replica':
+    raise ValueError(f"config.batch_norm is 'replica', but config.mesh.{axis} "
+                     "puts a clip on several devices; use 'global'.")
+
+
+def _for(cuts):
+  return ''.join(f', {n} for each clip\'s {axis}' for axis, n in cuts.items())
 
 
 def connect(mesh):
@@ -63,6 +106,17 @@ def replicated(mesh) -> NamedSharding:
 def batch_sharding(mesh) -> NamedSharding:
   """Returns the sharding of an array whose first axis is the batch."""
   return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def clip_sharding(mesh, shape: tuple[int, ...]) -> NamedSharding:
+  """Returns the sharding of clips, which the mesh may cut.
+
+  Args:
+    mesh: the mesh.
+    shape: [N, ..., T, H, W, C]. What does not divide, as the size of clips in
+      evaluation may not, is not cut.
+  """
+  return NamedSharding(mesh, per_device.clip_spec(mesh, shape))
 
 
 def state_sharding(mesh, shapes, shard_parameters: bool,
@@ -120,12 +174,16 @@ def to_devices(mesh, batch):
 
   Args:
     mesh: the mesh.
-    batch: tree of NumPy arrays [b, ...], this process's rows.
+    batch: tree of NumPy arrays [b, ...], this process's rows. Those of five
+      axes and more are clips.
 
   Returns:
     Tree of global arrays [B, ...].
   """
-  return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
+  return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(
+          clip_sharding(mesh, x.shape) if x.ndim >= 5
+          else batch_sharding(mesh), x), batch)
 
 
 def to_hosts(array) -> np.ndarray:

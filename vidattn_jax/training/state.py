@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from vidattn_jax import models
+from vidattn_jax.backbones import remat
 from vidattn_jax.ops import flow
 from vidattn_jax.ops import pixels
 from vidattn_jax.training import heads
@@ -188,8 +189,9 @@ def make_train_step(model, config, num_classes, see=None, mesh=None):
 
     def apply(video, head_only=False, **options):
       mine = _head_only(params) if head_only else params
-      return model.apply({'params': mine, 'batch_stats': batch_stats}, video,
-                         train=True, mutable=['batch_stats'], **options)
+      with remat.computing_again(config.remat):
+        return model.apply({'params': mine, 'batch_stats': batch_stats}, video,
+                           train=True, mutable=['batch_stats'], **options)
 
     total, right, updated = objective(apply, video, batch, key, config,
                                       num_classes)

@@ -13,6 +13,7 @@ import numpy as np
 import vidattn_jax
 from vidattn_jax import models
 from vidattn_jax import names
+from vidattn_jax.backbones import remat
 from vidattn_jax.models import st_abn
 from vidattn_jax.ops import per_device
 from vidattn_jax.training import ahead
@@ -142,6 +143,8 @@ def check(config):
                      f'{" or ".join(_DTYPES)}.')
   names.check_name('value of config.batch_norm', config.batch_norm,
                    ('global', 'replica'))
+  if config.remat:
+    names.check_name('value of config.remat', config.remat, remat.KINDS[1:])
   mesh = sharding.make_mesh(config)
   sharding.check_batch_size('batch_size', config.batch_size, mesh,
                             config.accumulate_steps)

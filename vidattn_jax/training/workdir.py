@@ -11,7 +11,7 @@ from vidattn_jax.training import report
 
 # Keys that may differ between the start of a run and its continuation: they
 # change where and how fast it runs, and what is reported, not its result.
-_FREE_KEYS = ('eval.', 'checkpoint.', 'mesh.', 'log_every_steps',
+_FREE_KEYS = ('eval.', 'checkpoint.', 'mesh.', 'remat', 'log_every_steps',
               'compile_cache', 'data.root', 'data.index_file',
               'data.cache_frames', 'data.workers', 'data.threads',
               'data.prefetch', 'data.bad_videos', 'data.max_bad_fraction',

@@ -1,0 +1,153 @@
+"""Clips that lie on several devices, and what is computed again."""
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from vidattn_jax.backbones import remat
+from vidattn_jax.tools import compile as compile_lib
+from vidattn_jax.training import optim
+from vidattn_jax.training import programs
+from vidattn_jax.training import sharding
+from vidattn_jax.training import state as state_lib
+from vidattn_jax.training import train
+
+
+def _config(**overrides):
+  return small.config(**{
+      'model__dropout': 0.0, 'model__crop_size': (64, 64), 'batch_size': 2,
+      'model__attention': '', 'model__stages': (), **overrides})
+
+
+def _step(c, devices=1):
+  """Runs a step; returns (state, loss, compiled step)."""
+  c = c.copy_and_resolve_references()
+  mesh = sharding.make_mesh(c, jax.devices()[:devices])
+  classes = len(small.CLASSES)
+  model = state_lib.build_model(state_lib.model_arguments(c, classes))
+  init, _, shardings = programs.initializer(c, mesh, model)
+  key = state_lib.key_data(0)
+  batch = next(iter(small.inputs(c).train_batches(0, 1)))
+  batch = sharding.to_devices(
+      mesh, {k: batch[k] for k in ('video', 'label', 'mask')})
+  arguments = init(key), batch, key, np.float32(0.05)
+  step = programs.train_step(c, mesh, model, classes, shardings).lower(
+      *arguments).compile()
+  state, metrics = step(*arguments)
+  return jax.device_get(state), float(metrics['loss']), step
+
+
+def _check_same(a, b, tolerance):
+  gaps = jax.tree.map(lambda x, y: float(np.max(np.abs(x - y), initial=0.0)),
+                      (a.params, a.batch_stats), (b.params, b.batch_stats))
+  for path, gap in jax.tree_util.tree_leaves_with_path(gaps):
+    assert gap < tolerance, optim.path_name(path)
+
+
+@pytest.mark.parametrize('network, frames, attention', [
+    ('tsm_r18', 8, ''),
+    pytest.param('tsm_r18', 8, 'CinST->STinC', marks=pytest.mark.slow),
+    pytest.param('r3d_18', 16, 'STA', marks=pytest.mark.slow)])
+def test_a_clip_on_several_devices_equals_one_on_one(network, frames,
+                                                     attention):
+  c = dict(model__name=network, model__num_frames=frames,
+           model__attention=attention)
+  want, loss, _ = _step(_config(**c))
+  # With more than one row of height 2 left, XLA's gradients of this network's
+  # last stage are wrong by 1e-3.
+  for cut, devices in (('time', 4), ('height', 4)):
+    got, again, step = _step(
+        _config(**c, mesh__data=2, **{f'mesh__{cut}': 2}), devices)
+    assert again == pytest.approx(loss, abs=1e-6)
+    _check_same(got, want, 2e-6)
+    # Neighbours exchange rows, or frames: all-to-all, which would lay clips
+    # anew, is never needed.
+    kinds = {x.kind for x in compile_lib.collectives(step.as_text(), devices)}
+    assert 'collective-permute' in kinds and 'all-to-all' not in kinds
+
+
+def test_devices_hold_a_piece_of_each_clip():
+  mesh = sharding.make_mesh(_config(mesh__data=2, mesh__height=4))
+  clips = np.zeros((2, 3, 2, 64, 64, 3), np.uint8)
+  on_devices = sharding.to_devices(mesh, {'video': clips, 'mask': clips[:, 0,
+                                                                        0, 0]})
+  assert {s.data.shape for s in on_devices['video'].addressable_shards} == {
+      (1, 3, 2, 16, 64, 3)}
+  assert {s.data.shape for s in on_devices['mask'].addressable_shards} == {
+      (1, 64, 3)}
+  # In evaluation crops may have another size.
+  odd = sharding.to_devices(mesh, clips[..., :63, :, :])
+  assert {s.data.shape for s in odd.addressable_shards} == {
+      (1, 3, 2, 63, 64, 3)}
+
+
+@pytest.mark.parametrize('overrides, text', [
+    ({'mesh__time': 2, 'mesh__height': 2, 'model__num_frames': 8},
+     'mesh.time and config.mesh.height are both above 1; cut clips along one'),
+    ({'mesh__height': 3}, 'mesh.height is 3, but clips are 64 pixels high; use '
+     'a number that 64 is a multiple of 4 times of, or 1'),
+    ({'mesh__time': 0}, 'mesh.time is 0, but clips are 2 frames long'),
+    ({'mesh__height': 16}, 'has 8 devices, 16 for each clip.s height, which'),
+    ({'mesh__height': 4, 'mesh__data': 3},
+     'mesh.data is 3, but there are 8 devices, 4 for each clip.s height; use '
+     '-1'),
+    ({'mesh__height': 2, 'mesh__data': 2, 'batch_norm': 'replica'},
+     "batch_norm is 'replica', but config.mesh.height puts a clip on several")])
+def test_clips_that_cannot_be_cut_are_told(overrides, text):
+  with pytest.raises(ValueError, match=text):
+    sharding.make_mesh(_config(**overrides))
+
+
+def _remat(network, attention):
+  return dict(model__name=network, model__attention=attention,
+              model__num_frames=16 if network in ('c3d', 'p3d_199') else 2)
+
+
+@pytest.mark.parametrize('network, attention, kinds', [
+    ('tsn_r18', 'C', ('blocks',)),
+    *(pytest.param(*network, remat.KINDS[1:], marks=pytest.mark.slow)
+      for network in (('tsm_r50', 'STinC'), ('tsn_bninception', 'C'),
+                      ('c3d', 'STA')))])
+def test_what_is_computed_again_is_the_same(network, attention, kinds):
+  c = _remat(network, attention)
+  want, loss, _ = _step(_config(**c))
+  for kind in kinds:
+    got, again, _ = _step(_config(**c, remat=kind))
+    assert again == pytest.approx(loss, abs=1e-6)
+    _check_same(got, want, 2e-6)
+
+
+@pytest.mark.parametrize('network, attention', [
+    ('tsn_r18', 'CinST'), ('tsm_r50', ''), ('tsn_bninception', 'C'),
+    ('c3d', 'STA'), ('r3d_18', 'STA'), ('tcnn', '')])
+def test_what_is_computed_again_is_not_kept(network, attention):
+  c = _config(**_remat(network, attention)).copy_and_resolve_references()
+  model = state_lib.build_model(state_lib.model_arguments(c, 3))
+  video = jax.ShapeDtypeStruct((64, *model.image_shape), np.float32)
+  variables = jax.eval_shape(
+      lambda: state_lib.init_variables(model, jax.random.key(0)))
+
+  def kept(kind):
+    """Bytes between the forward and the backward pass."""
+    def forward(variables, video):
+      def logits(params):
+        return model.apply(
+            variables | {'params': params}, video, train=True,
+            mutable=['batch_stats'], rngs={'dropout': jax.random.key(0)})[0][
+                'logits']
+      with remat.computing_again(kind):
+        return jax.vjp(logits, variables['params'])[1]
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(
+        jax.eval_shape(forward, variables, video)))
+
+  nothing, units, convolutions, blocks = map(kept, remat.KINDS)
+  assert blocks < 0.95 * convolutions < 0.9 * nothing
+  assert (units < nothing) == bool(attention)
+
+
+def test_what_to_compute_again_is_checked(tmp_path):
+  with pytest.raises(ValueError, match="config.remat 'block'; did you mean "
+                     'blocks'):
+    train.train_and_evaluate(small.config(remat='block'), tmp_path,
+                             small.inputs(small.config()))
