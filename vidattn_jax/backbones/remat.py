@@ -48,13 +48,13 @@ def block(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
   Returns:
     [N, t, h, w, C'].
   """
-  x = per_device.keep_cut(x)
-  if _kind.get() not in ('convolutions', 'blocks'):
-    return module(x, train)
-  policy = None
-  if _kind.get() == 'convolutions':
-    policy = jax.checkpoint_policies.save_only_these_names(_CONVOLUTION)
-  return _again(module, x, train, policy)
+  with per_device.laid_out(x) as x:
+    if _kind.get() not in ('convolutions', 'blocks'):
+      return module(x, train)
+    policy = None
+    if _kind.get() == 'convolutions':
+      policy = jax.checkpoint_policies.save_only_these_names(_CONVOLUTION)
+    return _again(module, x, train, policy)
 
 
 def unit(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:

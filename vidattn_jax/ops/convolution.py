@@ -16,6 +16,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from vidattn_jax.ops import per_device
 from vidattn_jax.ops import platform
 
 # A kernel with no more taps than this is a matrix product over its taps:
@@ -91,8 +92,7 @@ def conv_general_dilated(lhs, rhs, window_strides, padding,
       preferred_element_type=preferred_element_type)
   numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
   rank = lhs.ndim - 2
-  last = (0, rank + 1, *range(1, rank + 1))
-  if (numbers != (last, (rank + 1, rank, *range(rank)), last)
+  if (numbers != _channels_last(lhs.ndim)
       or rank not in (2, 3) or batch_group_count != 1
       or any(d != 1 for d in lhs_dilation or ())
       or preferred_element_type not in (None, lhs.dtype)):
@@ -106,10 +106,38 @@ def conv_general_dilated(lhs, rhs, window_strides, padding,
   window = _Window(kernel, tuple(window_strides),
                    tuple((int(a), int(b)) for a, b in padding), dilation,
                    feature_group_count, precision)
+  cut = _of_cut_clips(lhs, rhs, window)
+  if cut is not None:
+    return cut
   form = _form(lhs.shape, rhs.shape, window)
   if form is None:
     return plain(lhs, rhs)
   return _convolve(functools.partial(form, window=window), plain, lhs, rhs)
+
+
+def _of_cut_clips(x, kernel, window):
+  """Convolves pieces of clips on several devices; None if they are whole."""
+  def along(axis):
+    i = axis - 1
+    return (window.dilation[i] * (window.kernel[i] - 1) + 1, window.strides[i],
+            window.padding[i])
+
+  def convolve(axis, x, kernel):
+    padding = list(window.padding)
+    padding[axis - 1] = 0, 0
+    return conv_general_dilated(
+        x, kernel, window.strides, padding, None, window.dilation,
+        lax.ConvDimensionNumbers(*_channels_last(x.ndim)), window.groups,
+        precision=window.precision)
+
+  return per_device.neighbours(convolve, x, along, (kernel,))
+
+
+def _channels_last(ndim):
+  """Returns the dimension numbers of input, kernel and output."""
+  rank = ndim - 2
+  last = (0, rank + 1, *range(1, rank + 1))
+  return last, (rank + 1, rank, *range(rank)), last
 
 
 def _form(shape, kernel_shape, window) -> Callable[..., jax.Array] | None:

@@ -1,6 +1,8 @@
 """Kernels on arrays whose clips are spread over the devices of a mesh."""
 
 from collections.abc import Callable
+import contextlib
+import contextvars
 import functools
 import math
 
@@ -12,8 +14,10 @@ from jax.sharding import PartitionSpec
 # Axes of a mesh along which clips themselves are cut, and which axis of a clip
 # [..., T, H, W, C] each cuts.
 CUTS = {'time': -4, 'height': -3}
-# Places of each device before a block, which may halve them.
-_LEAST = 4
+# Places of a device before a block, which may halve them.
+_LEAST = 2
+# Whether each device of a clip has all of it at this place of a network.
+_whole = contextvars.ContextVar('whole', default=False)
 # A register of a TPU.
 SUBLANES, LANES = 8, 128
 # The fast memory of a TPU where its kind is not known, and the part of it that
@@ -72,24 +76,85 @@ def clip_spec(mesh, shape: tuple[int, ...], least: int = 1) -> PartitionSpec:
   return PartitionSpec(*axes)
 
 
-def keep_cut(x: jax.Array) -> jax.Array:
+@contextlib.contextmanager
+def laid_out(x: jax.Array):
   """Says how the clips that a block of a network sees lie on the devices.
 
-  They stay cut as long as what half the size would be is cut evenly, in two
-  places or more on each device. Below that, XLA's gradients of convolutions
-  were found to be wrong: then every device of a clip has all of it, from there
-  on.
+  They stay cut as long as half the size would be cut evenly, too. Else every
+  device of a clip has all of it, from there on.
 
   Args:
     x: [N, T, H, W, C].
 
-  Returns:
-    The same.
+  Yields:
+    The same; inside, `neighbours` knows.
   """
   if not cut_clips():
-    return x
-  return jax.lax.with_sharding_constraint(
-      x, clip_spec(_mesh(), x.shape, _LEAST))
+    yield x
+    return
+  spec = clip_spec(_mesh(), x.shape, _LEAST)
+  token = _whole.set(not set(spec) & CUTS.keys())
+  try:
+    yield jax.lax.with_sharding_constraint(x, spec)
+  finally:
+    _whole.reset(token)
+
+
+def neighbours(function: Callable, x: jax.Array, window: Callable, shared=(),
+               beyond: float = 0.0):
+  """Slides a window over clips that are cut: each piece sees its neighbours.
+
+  XLA does that by itself for some convolutions; for others it gathers clips,
+  and some of its gradients were found to be wrong.
+
+  Args:
+    function: takes the cut axis, pieces of `x`, each with as much of those
+      beside it as the window needs, and `*shared`; it pads the other axes only.
+    x: [N, ..., C], clips, or frames as one axis.
+    window: function from an axis of `x` to the window's length, step and
+      (before, after), its padding.
+    shared: arrays that all devices have.
+    beyond: what lies beyond the ends of a clip.
+
+  Returns:
+    What the function returns, as `x` is cut; None where it is not cut.
+  """
+  if not cut_clips() or _whole.get():
+    return None
+  mesh = _mesh()
+  name, = mesh.axis_names[1:]
+  axis, pieces = x.ndim + CUTS[name], mesh.shape[name]
+  if axis < 1 or x.shape[axis] % pieces or x.shape[0] % mesh.shape['data']:
+    return None
+  length, step, (before, after) = window(axis)
+  size, places = x.shape[axis], x.shape[axis] + before + after - length
+  after = max(length - step - before, 0)
+  if (places // step + 1) * step != size or size // pieces % step or (
+      max(before, after) > size // pieces):
+    return None
+
+  def beside(x, start, stop, by, end):
+    # Nothing is sent beyond the ends.
+    found = jax.lax.ppermute(
+        jax.lax.slice_in_dim(x, start, stop, axis=axis), name,
+        [(i, i + by) for i in range(pieces) if 0 <= i + by < pieces])
+    if not beyond:
+      return found
+    return jnp.where(jax.lax.axis_index(name) == end,
+                     jnp.asarray(beyond, x.dtype), found)
+
+  def of_piece(x, *shared):
+    parts, size = [x], x.shape[axis]
+    if before:
+      parts.insert(0, beside(x, size - before, size, 1, 0))
+    if after:
+      parts.append(beside(x, 0, after, -1, pieces - 1))
+    return function(axis, jnp.concatenate(parts, axis), *shared)
+
+  spec = PartitionSpec('data', *(None,) * (axis - 1), name)
+  return jax.shard_map(
+      of_piece, mesh=mesh, in_specs=(spec,) + (PartitionSpec(),) * len(shared),
+      out_specs=spec, check_vma=False)(x, *shared)
 
 
 def divides(clips: int) -> bool:

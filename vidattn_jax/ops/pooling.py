@@ -12,10 +12,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from vidattn_jax.ops import per_device
 from vidattn_jax.ops import platform
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...],
              padding: tuple[tuple[int, int], ...]) -> jax.Array:
   """Takes the maximum in a sliding window.
@@ -32,11 +32,25 @@ def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...],
   Returns:
     [N, ..., C].
   """
+  def along(axis):
+    return window[axis - 1], strides[axis - 1], padding[axis - 1]
+
+  def pool(axis, x):
+    left = list(padding)
+    left[axis - 1] = 0, 0
+    return _max_pool(x, window, strides, tuple(left))
+
+  cut = per_device.neighbours(pool, x, along, beyond=-jnp.inf)
+  return _max_pool(x, window, strides, padding) if cut is None else cut
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x, window, strides, padding):
   return nn.max_pool(x, window, strides, padding)
 
 
 def _max_pool_fwd(x, window, strides, padding):
-  return max_pool(x, window, strides, padding), x
+  return _max_pool(x, window, strides, padding), x
 
 
 def _max_pool_bwd(window, strides, padding, x, g):
@@ -52,7 +66,7 @@ def _max_pool_bwd(window, strides, padding, x, g):
   return (platform.by_platform(on_cpu, plain, x, g),)
 
 
-max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+_max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
 def _searched(x, window, strides, padding):
