@@ -52,6 +52,18 @@ def test_counts_are_of_one_chip(config, cost):
   assert cost.arguments == pytest.approx(alone.arguments, rel=0.02)
 
 
+def test_report_of_chips_that_share_a_clip():
+  c = small.config(mesh__data=-1, mesh__height=4, model__attention='',
+                   model__crop_size=(64, 64), batch_size=2)
+  text = compile_lib.report(c, 'cpu:8')
+  assert '0.25 clips of 2x64x64 on each of 8 chips' in text
+  assert 'collective-permute of 8 devices' in text
+  c.batch_size = 3
+  with pytest.raises(ValueError, match='batch_size is 3, which 8 chips, 4 for '
+                     'each clip, do not divide evenly; use a multiple of 2'):
+    compile_lib.report(c, 'cpu:8')
+
+
 def test_report_names_the_bound(cost):
   topology = compile_lib.Topology('test', (None,) * 8, 8, _CHIP)
   lines = '\n'.join(compile_lib.describe(cost, topology))

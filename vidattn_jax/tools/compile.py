@@ -259,7 +259,7 @@ class Cost:
   """What a compiled train step takes of one chip.
 
   Attributes:
-    clips: clips per step.
+    clips: clips per step; a part of one where chips share clips.
     arguments: bytes of its arguments.
     temporary: bytes of what it keeps in between.
     peak: bytes of its largest need, arguments and results included.
@@ -273,7 +273,7 @@ class Cost:
       count has, too; like the calls, once for what stands in a loop.
     seconds: how long compiling took.
   """
-  clips: int
+  clips: float
   arguments: float
   temporary: float
   peak: float
@@ -292,13 +292,13 @@ class Cost:
             'links': sum(c.sent for c in self.collectives) / chip.links}
 
 
-def lower(config, topology: Topology, clips: int):
+def lower(config, topology: Topology, clips: float):
   """Lowers the train step of a configuration for a topology.
 
   Args:
     config: the run's configuration; its batch size is not looked at.
     topology: the chips.
-    clips: clips per chip and step.
+    clips: clips per chip and step; a part of one where chips share clips.
 
   Returns:
     What `jax.jit(...).lower` returns.
@@ -313,7 +313,7 @@ def lower(config, topology: Topology, clips: int):
     raise ValueError('config.distill.teacher is set; --mode=compile knows '
                      'networks without a teacher.')
   config = config.copy_and_resolve_references()
-  config.batch_size = clips * topology.num_chips
+  config.batch_size = round(clips * topology.num_chips)
   mesh = sharding.make_mesh(config, topology.devices)
   sharding.check_batch_size('batch_size', config.batch_size, mesh,
                             config.accumulate_steps)
@@ -329,13 +329,13 @@ def lower(config, topology: Topology, clips: int):
   return step.trace(*shapes).lower(lowering_platforms=(platform,))
 
 
-def compile_step(config, topology: Topology, clips: int) -> Cost | None:
+def compile_step(config, topology: Topology, clips: float) -> Cost | None:
   """Compiles the train step of a configuration for a topology.
 
   Args:
     config: see `lower`.
     topology: the chips.
-    clips: clips per chip and step.
+    clips: clips per chip and step; a part of one where chips share clips.
 
   Returns:
     What it costs; None if it does not fit the chip's memory.
@@ -346,13 +346,13 @@ def compile_step(config, topology: Topology, clips: int) -> Cost | None:
   return cost(lower(config, topology, clips), topology, clips)
 
 
-def cost(lowered, topology: Topology, clips: int) -> Cost | None:
+def cost(lowered, topology: Topology, clips: float) -> Cost | None:
   """Compiles what `lower` returned; see `compile_step`.
 
   Args:
     lowered: the lowered train step.
     topology: the chips.
-    clips: clips per chip and step.
+    clips: clips per chip and step; a part of one where chips share clips.
   """
   start = time.perf_counter()
   try:
@@ -431,23 +431,29 @@ def report(config, topology_name: str, find_batch: bool = True) -> str:
     ValueError: the configuration or the topology do not fit; one sentence.
   """
   topology = get_topology(topology_name)
-  clips, rest = divmod(config.batch_size, topology.num_chips)
-  if rest or not clips:
+  pieces = config.mesh.time * config.mesh.height
+  unit = max(1, topology.num_chips // pieces)
+  if config.batch_size % unit or config.batch_size < 1:
     raise ValueError(
         f'config.batch_size is {config.batch_size}, which {topology.num_chips} '
-        'chips do not divide evenly; use a multiple of that.')
+        f'chips{f", {pieces} for each clip," if pieces > 1 else ""} do not '
+        f'divide evenly; use a multiple of {unit}.')
+  clips = (config.batch_size // unit if pieces == 1
+           else config.batch_size / topology.num_chips)
   found = compile_step(config, topology, clips)
   if found is None:
     raise ValueError(
-        f'A train step of {clips} clips per chip does not fit the memory of '
+        f'A train step of {clips:g} clips per chip does not fit the memory of '
         f'{topology_name}; lower batch_size ({config.batch_size}), or set '
-        'accumulate_steps or mesh.shard_parameters.')
+        'accumulate_steps, remat, mesh.shard_parameters, mesh.time or '
+        'mesh.height.')
   network, size = config.model, map(str, config.model.crop_size)
   lines = [f'{network.name} {network.attention or "without attention"}, '
-           f'{clips} clips of {network.num_frames}x{"x".join(size)} on each '
+           f'{clips:g} clips of {network.num_frames}x{"x".join(size)} on each '
            f'of {topology.num_chips} chips of {topology_name}, '
            f'{network.dtype}; of one chip:', *describe(found, topology)]
-  if find_batch and topology.chip:
+  # How many more pieces of clips fit is not asked.
+  if find_batch and topology.chip and pieces == 1:
     unit = len(topology.devices) // topology.num_chips
     predicted, seen = largest_batch(
         lambda clips: compile_step(config, topology, clips), found,
