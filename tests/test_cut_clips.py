@@ -45,16 +45,19 @@ def _step(c, devices=1):
 
 
 def _check_same(a, b, tolerance):
-  gaps = jax.tree.map(lambda x, y: float(np.max(np.abs(x - y), initial=0.0)),
-                      (a.params, a.batch_stats), (b.params, b.batch_stats))
+  gaps = jax.tree.map(
+      lambda x, y: float(np.max(np.abs(x - y), initial=0.0)
+                         / np.max(np.abs(y), initial=1.0)),
+      (a.params, a.batch_stats), (b.params, b.batch_stats))
   for path, gap in jax.tree_util.tree_leaves_with_path(gaps):
     assert gap < tolerance, optim.path_name(path)
 
 
 @pytest.mark.parametrize('network, frames, attention', [
-    ('tsm_r18', 8, ''),
-    pytest.param('tsm_r18', 8, 'CinST->STinC', marks=pytest.mark.slow),
-    pytest.param('r3d_18', 16, 'STA', marks=pytest.mark.slow)])
+    ('tsm_r18', 8, ''), *(
+        pytest.param(*network, marks=pytest.mark.slow) for network in (
+            ('tsm_r18', 8, 'CinST->STinC'), ('r3d_18', 16, 'STA'),
+            ('c3d', 16, ''), ('tcnn', 16, ''), ('tstam', 8, '')))])
 def test_a_clip_on_several_devices_equals_one_on_one(network, frames,
                                                      attention):
   c = dict(model__name=network, model__num_frames=frames,
@@ -73,7 +76,9 @@ def test_a_clip_on_several_devices_equals_one_on_one(network, frames,
     first = 4 * frames * 16 * 16 * 4  # of one clip, in stage 1
     assert sent['all-gather'] < first * (8 if attention == 'CinST->STinC' else
                                          0.5)
-    assert sent['collective-permute'] and 'all-to-all' not in sent
+    # (Where frames are a batch to a network, nothing is beside them.)
+    assert 'all-to-all' not in sent and (
+        'collective-permute' in sent) == ((network, cut) != ('tstam', 'time'))
 
 
 @pytest.mark.parametrize('shape, kernel, stride, padding, dilation, groups', [
@@ -212,6 +217,17 @@ def test_what_is_computed_again_is_not_kept(network, attention):
   nothing, units, convolutions, blocks = map(kept, remat.KINDS)
   assert blocks < 0.95 * convolutions < 0.9 * nothing
   assert (units < nothing) == bool(attention)
+
+
+@pytest.mark.parametrize('overrides', [
+    {'model__name': 'st_abn_r50', 'model__num_frames': 32},
+    {'data__modality': 'flow', 'data__mean': (0.5,), 'data__std': (1.0,)}])
+def test_what_takes_whole_clips_alone_is_told(overrides, tmp_path):
+  c = _config(mesh__height=2, mesh__data=1, **overrides)
+  with pytest.raises(ValueError, match='mesh.height are for networks of one '
+                     f'backbone and .*; {c.model.name} on {c.data.modality} '
+                     'takes whole clips: leave them 1'):
+    train.train_and_evaluate(c, tmp_path, small.inputs(small.config()))
 
 
 def test_what_to_compute_again_is_checked(tmp_path):

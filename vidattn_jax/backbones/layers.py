@@ -83,7 +83,7 @@ class AveragePool(nn.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns [N, t, h, w, C] from [N, T, H, W, C]."""
-    return nn.avg_pool(x, self.window, self.strides, self.padding)
+    return pooling.average_pool(x, self.window, self.strides, self.padding)
 
 
 class ConvBlock(nn.Module):

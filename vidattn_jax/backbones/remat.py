@@ -41,14 +41,14 @@ def block(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
   """Calls a block of a backbone, whose parts may be computed again.
 
   Args:
-    module: the block.
+    module: the block; it halves what it sees unless its `halves` is False.
     x: [N, T, H, W, C], which stays cut over devices if it may.
     train: see the block.
 
   Returns:
     [N, t, h, w, C'].
   """
-  with per_device.laid_out(x) as x:
+  with per_device.laid_out(x, getattr(module, 'halves', True)) as x:
     if _kind.get() not in ('convolutions', 'blocks'):
       return module(x, train)
     policy = None

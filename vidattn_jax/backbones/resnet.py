@@ -64,6 +64,11 @@ class Block(nn.Module):
   position: str = 'bn2'
   dtype: jnp.dtype = jnp.float32
 
+  @property
+  def halves(self) -> bool:
+    """Whether the result is shorter, or smaller, than the clip."""
+    return max(self.stride, self.temporal_stride) > 1
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, t, h, w, C'] from [N, T, H, W, C]."""

@@ -8,6 +8,7 @@ import jax
 
 from vidattn_jax.backbones import layers
 from vidattn_jax.models import frozen
+from vidattn_jax.ops import per_device
 
 MODALITIES = ('rgb', 'flow')
 CONSENSUS = ('frames', 'clip')
@@ -109,7 +110,8 @@ class Recognizer(nn.Module):
     by_frame = self.consensus == 'frames'
     neck = self.neck or functools.partial(
         layers.GlobalAveragePool, (-3, -2) if by_frame else (-4, -3, -2))
-    seen = neck(name='neck')(stages[-1], train)
+    with per_device.laid_out(stages[-1], whole=True) as x:
+      seen = neck(name='neck')(x, train)
     if not isinstance(seen, dict):
       seen = {'features': seen}
     features = seen.pop('features')

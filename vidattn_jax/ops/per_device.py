@@ -1,4 +1,4 @@
-"""Kernels on arrays whose clips are spread over the devices of a mesh."""
+"""What every device of a mesh does with its clips, or its pieces of clips."""
 
 from collections.abc import Callable
 import contextlib
@@ -14,8 +14,6 @@ from jax.sharding import PartitionSpec
 # Axes of a mesh along which clips themselves are cut, and which axis of a clip
 # [..., T, H, W, C] each cuts.
 CUTS = {'time': -4, 'height': -3}
-# Places of a device before a block, which may halve them.
-_LEAST = 2
 # Whether each device of a clip has all of it at this place of a network.
 _whole = contextvars.ContextVar('whole', default=False)
 # A register of a TPU.
@@ -77,14 +75,16 @@ def clip_spec(mesh, shape: tuple[int, ...], least: int = 1) -> PartitionSpec:
 
 
 @contextlib.contextmanager
-def laid_out(x: jax.Array):
-  """Says how the clips that a block of a network sees lie on the devices.
+def laid_out(x: jax.Array, halves: bool = True, whole: bool = False):
+  """Says how the clips that a part of a network sees lie on the devices.
 
-  They stay cut as long as half the size would be cut evenly, too. Else every
-  device of a clip has all of it, from there on.
+  They stay cut where its results are cut evenly, too. Else every device of a
+  clip has all of it, from there on.
 
   Args:
     x: [N, T, H, W, C].
+    halves: the results are half as long or high.
+    whole: every device of a clip has all of it.
 
   Yields:
     The same; inside, `neighbours` knows.
@@ -92,7 +92,8 @@ def laid_out(x: jax.Array):
   if not cut_clips():
     yield x
     return
-  spec = clip_spec(_mesh(), x.shape, _LEAST)
+  spec = (PartitionSpec('data') if whole
+          else clip_spec(_mesh(), x.shape, 1 + halves))
   token = _whole.set(not set(spec) & CUTS.keys())
   try:
     yield jax.lax.with_sharding_constraint(x, spec)

@@ -32,16 +32,35 @@ def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...],
   Returns:
     [N, ..., C].
   """
+  return _slide(_max_pool, x, window, strides, padding, -jnp.inf)
+
+
+def average_pool(x: jax.Array, window: tuple[int, ...],
+                 strides: tuple[int, ...],
+                 padding: tuple[tuple[int, int], ...]) -> jax.Array:
+  """Takes the mean in a sliding window; padded zeros count.
+
+  Args:
+    x: see `max_pool`, as for all that follow.
+    window: the same.
+    strides: the same.
+    padding: the same.
+  """
+  return _slide(nn.avg_pool, x, window, strides, padding, 0.0)
+
+
+def _slide(pool, x, window, strides, padding, beyond):
+  """Pools; also where clips lie on several devices."""
   def along(axis):
     return window[axis - 1], strides[axis - 1], padding[axis - 1]
 
-  def pool(axis, x):
+  def of_piece(axis, x):
     left = list(padding)
     left[axis - 1] = 0, 0
-    return _max_pool(x, window, strides, tuple(left))
+    return pool(x, window, strides, tuple(left))
 
-  cut = per_device.neighbours(pool, x, along, beyond=-jnp.inf)
-  return _max_pool(x, window, strides, padding) if cut is None else cut
+  cut = per_device.neighbours(of_piece, x, along, beyond=beyond)
+  return pool(x, window, strides, padding) if cut is None else cut
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

@@ -14,6 +14,7 @@ import vidattn_jax
 from vidattn_jax import models
 from vidattn_jax import names
 from vidattn_jax.backbones import remat
+from vidattn_jax.models import recognizer
 from vidattn_jax.models import st_abn
 from vidattn_jax.ops import per_device
 from vidattn_jax.training import ahead
@@ -163,6 +164,13 @@ def check(config):
       raise ValueError(
           f'config.{key} takes a network with an attention branch, such as '
           f'st_abn_r50; {config.model.name} has none.')
+  if mesh.size > mesh.shape['data'] and (
+      type(model) is not recognizer.Recognizer
+      or (config.data.modality == 'flow' and not config.data.flow_root)):
+    raise ValueError(
+        'config.mesh.time and config.mesh.height are for networks of one '
+        f'backbone and frames or stored flow; {config.model.name} on '
+        f'{config.data.modality} takes whole clips: leave them 1.')
   if config.distill.teacher:
     distill.check(config, model)
   if config.model.name in models.DETECTORS:
