@@ -62,6 +62,9 @@ def test_report_of_chips_that_share_a_clip():
   with pytest.raises(ValueError, match='batch_size is 3, which 8 chips, 4 for '
                      'each clip, do not divide evenly; use a multiple of 2'):
     compile_lib.report(c, 'cpu:8')
+  c.mesh.height = 0
+  with pytest.raises(ValueError, match='mesh.height is 0, but clips are 64'):
+    compile_lib.report(c, 'cpu:8')
 
 
 def test_report_names_the_bound(cost):

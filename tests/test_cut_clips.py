@@ -1,6 +1,7 @@
 """Clips that lie on several devices, and what is computed again."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,8 @@ def _step(c, devices=1):
   c = c.copy_and_resolve_references()
   mesh = sharding.make_mesh(c, jax.devices()[:devices])
   classes = len(small.CLASSES)
-  model = state_lib.build_model(state_lib.model_arguments(c, classes))
+  model = state_lib.build_model(state_lib.model_arguments(c, classes),
+                                partial_bn=c.partial_bn)
   init, _, shardings = programs.initializer(c, mesh, model)
   key = state_lib.key_data(0)
   batch = next(iter(small.inputs(c).train_batches(0, 1)))
@@ -86,6 +88,7 @@ def test_a_clip_on_several_devices_equals_one_on_one(network, frames,
     ((2, 16, 16, 5, 4), (5, 7, 7), (2, 2, 2), (2, 3, 3), 1, 1),
     ((2, 8, 8, 5, 4), (1, 1, 1), (1, 2, 2), 0, 1, 1),
     ((2, 8, 16, 5, 4), (3, 3, 3), (1, 1, 1), (2, 2, 1), (2, 2, 1), 1),
+    ((2, 8, 8, 5, 4), (5, 5, 1), (1, 1, 1), (8, 8, 0), (4, 4, 1), 1),
     ((4, 16, 5, 4), (7, 7), (2, 2), 3, 1, 1)])
 def test_convolutions_see_their_neighbours(shape, kernel, stride, padding,
                                            dilation, groups):
@@ -116,7 +119,9 @@ def test_convolutions_see_their_neighbours(shape, kernel, stride, padding,
               jax.device_put(x, sharding.clip_sharding(mesh, x.shape)), taps)
       text = jax.jit(per_device.on_mesh(mesh, functools.partial(
           run, convolution.conv_general_dilated))).lower(x, taps).as_text()
-      assert ('collective_permute' in text) == (max(kernel) > 1)
+      # What reaches further than the next piece sees the whole.
+      assert ('collective_permute' in text) == (
+          max(kernel) > 1 and padding[0] < 8)
       jax.tree.map(functools.partial(
           np.testing.assert_allclose, rtol=1e-10, atol=1e-12), got, want)
 
@@ -183,7 +188,8 @@ def _remat(network, attention):
       for network in (('tsm_r50', 'STinC'), ('tsn_bninception', 'C'),
                       ('c3d', 'STA')))])
 def test_what_is_computed_again_is_the_same(network, attention, kinds):
-  c = _remat(network, attention)
+  # (Frozen statistics stay so.)
+  c = _remat(network, attention) | {'partial_bn': network == 'tsn_r18'}
   want, loss, _ = _step(_config(**c))
   for kind in kinds:
     got, again, _ = _step(_config(**c, remat=kind))
@@ -225,13 +231,24 @@ def test_what_is_computed_again_is_not_kept(network, attention):
 def test_what_takes_whole_clips_alone_is_told(overrides, tmp_path):
   c = _config(mesh__height=2, mesh__data=1, **overrides)
   with pytest.raises(ValueError, match='mesh.height are for networks of one '
-                     f'backbone and .*; {c.model.name} on {c.data.modality} '
-                     'takes whole clips: leave them 1'):
+                     f'backbone, on .*; {c.model.name} on {c.data.modality} '
+                     'takes whole clips here: leave them 1'):
     train.train_and_evaluate(c, tmp_path, small.inputs(small.config()))
+  with pytest.raises(ValueError, match='takes whole clips'):
+    compile_lib.lower(c, compile_lib.get_topology('cpu:8'), 1)
+
+
+def test_a_clip_lies_with_one_process():
+  devices = [types.SimpleNamespace(process_index=i // 2 % 2, id=i)
+             for i in range(8)]  # as on a torus: two of one, two of the other
+  assert [(d.process_index, d.id) for d in sharding._in_groups(devices)] == [
+      (0, 0), (0, 1), (0, 4), (0, 5), (1, 2), (1, 3), (1, 6), (1, 7)]
 
 
 def test_what_to_compute_again_is_checked(tmp_path):
-  with pytest.raises(ValueError, match="config.remat 'block'; did you mean "
-                     'blocks'):
-    train.train_and_evaluate(small.config(remat='block'), tmp_path,
-                             small.inputs(small.config()))
+  c = small.config(remat='block')
+  text = "config.remat 'block'; did you mean blocks"
+  with pytest.raises(ValueError, match=text):
+    train.train_and_evaluate(c, tmp_path, small.inputs(small.config()))
+  with pytest.raises(ValueError, match=text):
+    compile_lib.lower(c, compile_lib.get_topology('cpu:1'), 8)

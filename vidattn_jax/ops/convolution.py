@@ -109,6 +109,7 @@ def conv_general_dilated(lhs, rhs, window_strides, padding,
   cut = _of_cut_clips(lhs, rhs, window)
   if cut is not None:
     return cut
+  lhs = per_device.gathered(lhs)
   form = _form(lhs.shape, rhs.shape, window)
   if form is None:
     return plain(lhs, rhs)

@@ -123,8 +123,8 @@ def neighbours(function: Callable, x: jax.Array, window: Callable, shared=(),
   if not cut_clips() or _whole.get():
     return None
   mesh = _mesh()
-  name, = mesh.axis_names[1:]
-  axis, pieces = x.ndim + CUTS[name], mesh.shape[name]
+  name, axis = _cut_axis(x)
+  pieces = mesh.shape[name]
   if axis < 1 or x.shape[axis] % pieces or x.shape[0] % mesh.shape['data']:
     return None
   length, step, (before, after) = window(axis)
@@ -156,6 +156,24 @@ def neighbours(function: Callable, x: jax.Array, window: Callable, shared=(),
   return jax.shard_map(
       of_piece, mesh=mesh, in_specs=(spec,) + (PartitionSpec(),) * len(shared),
       out_specs=spec, check_vma=False)(x, *shared)
+
+
+def gathered(x: jax.Array) -> jax.Array:
+  """Says that every device has whole clips, where `neighbours` cannot help."""
+  if not cut_clips() or _whole.get() or _cut_axis(x)[1] < 1:
+    return x
+  divided = x.shape[0] % _mesh().shape['data'] == 0
+  return jax.lax.with_sharding_constraint(
+      x, PartitionSpec('data') if divided else PartitionSpec())
+
+
+def _cut_axis(x):
+  """Returns the name of the mesh's axis that cuts, and which of `x` it cuts.
+
+  The second is below 1 where frames are one axis with the clips.
+  """
+  name, = _mesh().axis_names[1:]
+  return name, x.ndim + CUTS[name]
 
 
 def divides(clips: int) -> bool:

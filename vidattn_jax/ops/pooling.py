@@ -60,7 +60,9 @@ def _slide(pool, x, window, strides, padding, beyond):
     return pool(x, window, strides, tuple(left))
 
   cut = per_device.neighbours(of_piece, x, along, beyond=beyond)
-  return pool(x, window, strides, padding) if cut is None else cut
+  if cut is not None:
+    return cut
+  return pool(per_device.gathered(x), window, strides, padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

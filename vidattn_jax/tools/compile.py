@@ -321,6 +321,7 @@ def lower(config, topology: Topology, clips: float):
   classes = arguments['num_classes']
   model = state_lib.build_model(arguments, freeze=tuple(config.freeze),
                                 partial_bn=config.partial_bn)
+  programs.check(config, mesh, model)
   _, shapes, shardings = programs.initializer(config, mesh, model)
   step = programs.train_step(config, mesh, model, classes, shardings)
   shapes = programs.train_step_arguments(config, mesh, model, classes, shapes,
@@ -431,8 +432,9 @@ def report(config, topology_name: str, find_batch: bool = True) -> str:
     ValueError: the configuration or the topology do not fit; one sentence.
   """
   topology = get_topology(topology_name)
-  pieces = config.mesh.time * config.mesh.height
-  unit = max(1, topology.num_chips // pieces)
+  mesh = sharding.make_mesh(config, topology.devices)
+  pieces = mesh.size // mesh.shape['data']
+  unit = topology.num_chips if pieces == 1 else mesh.shape['data']
   if config.batch_size % unit or config.batch_size < 1:
     raise ValueError(
         f'config.batch_size is {config.batch_size}, which {topology.num_chips} '

@@ -9,9 +9,36 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from vidattn_jax import names
+from vidattn_jax.backbones import remat
+from vidattn_jax.models import recognizer
 from vidattn_jax.ops import per_device
 from vidattn_jax.training import sharding
 from vidattn_jax.training import state as state_lib
+
+
+def check(config, mesh, model):
+  """Checks what the train step asks of a network.
+
+  Args:
+    config: the run's configuration.
+    mesh: the mesh.
+    model: the network.
+
+  Raises:
+    ValueError: a value is wrong; one sentence names it.
+  """
+  if config.remat:
+    names.check_name('value of config.remat', config.remat, remat.KINDS[1:])
+  computes_flow = config.distill.teacher or (
+      config.data.modality == 'flow' and not config.data.flow_root)
+  if mesh.size > mesh.shape['data'] and (
+      type(model) is not recognizer.Recognizer or computes_flow):
+    raise ValueError(
+        'config.mesh.time and config.mesh.height are for networks of one '
+        'backbone, on frames or stored flow, without a teacher; '
+        f'{config.model.name} on {config.data.modality} takes whole clips '
+        'here: leave them 1.')
 
 
 def initializer(config, mesh, model):

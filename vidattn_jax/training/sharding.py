@@ -35,21 +35,33 @@ def make_mesh(config, devices=None):
   devices = jax.devices() if devices is None else devices
   cuts = {axis: config.mesh[axis] for axis in per_device.CUTS
           if config.mesh[axis] != 1}
-  _check_cuts(config, cuts, len(devices) // jax.process_count())
+  processes = {device.process_index for device in devices}
+  _check_cuts(config, cuts, len(devices) // len(processes))
   each = math.prod(cuts.values())
   most = len(devices) // each
   count = most if config.mesh.data == -1 else config.mesh.data
   if not 1 <= count <= most:
     raise ValueError(f'config.mesh.data is {config.mesh.data}, but there are '
                      f'{len(devices)} devices{_for(cuts)}; use -1 for all.')
-  if count * each != len(devices) and jax.process_count() > 1:
+  if count * each != len(devices) and len(processes) > 1:
     raise ValueError(f'config.mesh.data is {config.mesh.data}, but with '
                      f'several processes all {len(devices)} devices must take '
                      'part; use -1.')
-  return jax.make_mesh(
-      (count, *cuts.values()), ('data', *cuts),
-      devices=devices[:count * each],
-      axis_types=(AxisType.Auto,) * (1 + len(cuts)))
+  if not cuts:
+    return jax.make_mesh((count,), ('data',), devices=devices[:count],
+                         axis_types=(AxisType.Auto,))
+  return jax.sharding.Mesh(
+      np.array(_in_groups(devices)[:count * each]).reshape(count, each),
+      ('data', *cuts), axis_types=(AxisType.Auto,) * 2)
+
+
+def _in_groups(devices):
+  """Returns the devices, those of a process one after the other.
+
+  `jax.make_mesh` orders them by where they are, so that those of a clip might
+  belong to two processes, which have different clips.
+  """
+  return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def _check_cuts(config, cuts, devices):

@@ -13,8 +13,6 @@ import numpy as np
 import vidattn_jax
 from vidattn_jax import models
 from vidattn_jax import names
-from vidattn_jax.backbones import remat
-from vidattn_jax.models import recognizer
 from vidattn_jax.models import st_abn
 from vidattn_jax.ops import per_device
 from vidattn_jax.training import ahead
@@ -144,8 +142,6 @@ def check(config):
                      f'{" or ".join(_DTYPES)}.')
   names.check_name('value of config.batch_norm', config.batch_norm,
                    ('global', 'replica'))
-  if config.remat:
-    names.check_name('value of config.remat', config.remat, remat.KINDS[1:])
   mesh = sharding.make_mesh(config)
   sharding.check_batch_size('batch_size', config.batch_size, mesh,
                             config.accumulate_steps)
@@ -154,6 +150,7 @@ def check(config):
   evaluation.check_average(config.eval.average)
   model = state_lib.build_model(state_lib.model_arguments(
       config, dict.fromkeys(config.data.csv_labels, 1) or 1))
+  programs.check(config, mesh, model)
   if config.data.labels == 'multi' and config.eval.collect_attention:
     raise ValueError('config.eval.collect_attention takes videos of one class '
                      "each; config.data.labels is 'multi'.")
@@ -164,13 +161,6 @@ def check(config):
       raise ValueError(
           f'config.{key} takes a network with an attention branch, such as '
           f'st_abn_r50; {config.model.name} has none.')
-  if mesh.size > mesh.shape['data'] and (
-      type(model) is not recognizer.Recognizer
-      or (config.data.modality == 'flow' and not config.data.flow_root)):
-    raise ValueError(
-        'config.mesh.time and config.mesh.height are for networks of one '
-        f'backbone and frames or stored flow; {config.model.name} on '
-        f'{config.data.modality} takes whole clips: leave them 1.')
   if config.distill.teacher:
     distill.check(config, model)
   if config.model.name in models.DETECTORS:

@@ -10,7 +10,8 @@ from vidattn_jax.training import checkpoint
 from vidattn_jax.training import report
 
 # Keys that may differ between the start of a run and its continuation: they
-# change where and how fast it runs, and what is reported, not its result.
+# change where and how fast it runs, and what is reported, not its result. (With
+# another `remat`, units that draw random numbers in training draw others.)
 _FREE_KEYS = ('eval.', 'checkpoint.', 'mesh.', 'remat', 'log_every_steps',
               'compile_cache', 'data.root', 'data.index_file',
               'data.cache_frames', 'data.workers', 'data.threads',
