@@ -47,12 +47,14 @@ def _step(c, devices=1):
 
 
 def _check_same(a, b, tolerance):
-  gaps = jax.tree.map(
-      lambda x, y: float(np.max(np.abs(x - y), initial=0.0)
-                         / np.max(np.abs(y), initial=1.0)),
-      (a.params, a.batch_stats), (b.params, b.batch_stats))
-  for path, gap in jax.tree_util.tree_leaves_with_path(gaps):
-    assert gap < tolerance, optim.path_name(path)
+  # A variance is a difference of two means of float32, which may be larger.
+  for kind, most in (('params', tolerance), ('batch_stats', 5 * tolerance)):
+    gaps = jax.tree.map(
+        lambda x, y: float(np.max(np.abs(x - y), initial=0.0)
+                           / np.max(np.abs(y), initial=1.0)),
+        getattr(a, kind), getattr(b, kind))
+    for path, gap in jax.tree_util.tree_leaves_with_path(gaps):
+      assert gap < most, optim.path_name(path)
 
 
 @pytest.mark.parametrize('network, frames, attention', [
@@ -69,7 +71,9 @@ def test_a_clip_on_several_devices_equals_one_on_one(network, frames,
     got, again, step = _step(
         _config(**c, mesh__data=2, **{f'mesh__{cut}': pieces}), 2 * pieces)
     assert again == pytest.approx(loss, abs=1e-6)
-    _check_same(got, want, 2e-6)
+    # T-STAM is deep, and its maps of 2x2 have little to normalise by; it was the
+    # same to 1e-8 in float64, and wrong by 4e-2 before its neck saw whole clips.
+    _check_same(got, want, 2e-5 if network == 'tstam' else 2e-6)
     # Neighbours exchange rows, or frames. What is gathered is small: planes
     # that gates see, and the map from which on devices have whole clips.
     sent = {'all-gather': 0}
