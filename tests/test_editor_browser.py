@@ -61,6 +61,17 @@ def page(context, session):
   assert errors == []
 
 
+@pytest.fixture
+def grace(browser, session):
+  """A second person's page."""
+  context = browser.new_context()
+  page = context.new_page()
+  page.goto(session[0])
+  benchmark.sign_in(page, 'Grace')
+  yield page
+  context.close()
+
+
 def _weights(page):
   return [float(bar.get_attribute('aria-valuenow'))
           for bar in page.locator('.bar').all()]
@@ -340,23 +351,14 @@ def test_other_annotators_are_shown_and_can_be_taken(page, context, session):
   assert _edit(session).annotator == 'Ada'
 
 
-def test_second_person_is_led_to_another_video(page, browser, session):
-  other = browser.new_context()
-  grace = other.new_page()
-  grace.goto(session[0])
-  benchmark.sign_in(grace, 'Grace')
+def test_second_person_is_led_to_another_video(page, grace):
+  # Ada, who has `page`, came first.
   grace.locator('#name', has_text='grow/0001').wait_for()
   grace.locator('#queue b', has_text='appear/0000').click()
   grace.locator('#held', has_text='Ada also works on this').wait_for()
-  other.close()
 
 
-def test_bars_stay_in_place_whatever_arrives_later(
-    context, browser, session):
-  other = browser.new_context()
-  grace = other.new_page()
-  grace.goto(session[0])
-  benchmark.sign_in(grace, 'Grace')
+def test_bars_stay_in_place_whatever_arrives_later(context, grace, session):
   grace.locator('#queue b', has_text='appear/0000').click()
   grace.locator('#name', has_text='appear/0000').wait_for()
   page = context.new_page()
@@ -379,7 +381,6 @@ def test_bars_stay_in_place_whatever_arrives_later(
   page.keyboard.press('e')
   page.locator('#prediction .true td').nth(1).locator('span').wait_for()
   assert benchmark.bars_box(page) == before
-  other.close()
 
 
 def test_predicting_again_changes_the_table(page):

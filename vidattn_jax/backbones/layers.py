@@ -17,7 +17,6 @@ from vidattn_jax.ops import pooling
 HE_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
-
 def _conv_general_dilated(*args, **kwargs):
   return remat.convolved(convolution.conv_general_dilated(*args, **kwargs))
 
