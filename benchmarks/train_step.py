@@ -26,7 +26,7 @@ import torch
 from benchmarks import backbones
 from vidattn_jax.convert import to_torch
 from vidattn_jax.models import get_model
-from vidattn_jax.ops import planes
+from vidattn_jax.ops import plane_convolution
 from vidattn_jax.tools import check_conversion
 
 _CLASSES = 174
@@ -35,7 +35,7 @@ _TOLERANCE = 1e-6
 
 
 def _without_convolution(pooled, kernel):
-  """Stands in for `planes.convolve_planes`; reads and writes the same."""
+  """Stands in for `convolve_planes`; reads and writes the same."""
   return kernel[0, 0, 0, 0, 0] * pooled[:, 0] + kernel[
       0, 0, 0, 1, 0] * pooled[:, 1]
 
@@ -146,7 +146,8 @@ def _prepare(options, attention, clock):
   add('forward', f'ours {name}', _forward_of_jax(
       model, variables, video, clock))
   if attention and not options.no_floor:
-    with mock.patch.object(planes, 'convolve_planes', _without_convolution):
+    with mock.patch.object(plane_convolution, 'convolve_planes',
+                           _without_convolution):
       add('train', 'ours floor', backbones.step_of_jax(
           model, variables, video, labels, clock))
       add('forward', 'ours floor', _forward_of_jax(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import seeded
 
+from vidattn_jax.ops import plane_convolution as plane_conv
 from vidattn_jax.ops import planes
 from vidattn_jax.ops import temporal_shift
 
@@ -137,15 +138,15 @@ def _convolve_by_hand(x, kernel):
                                    (1, 2, 2, 2, 1), (1, 2, 18, 1, 8)])
 def test_convolve_planes_and_its_gradient(shape):
   x, kernel = _clip(shape), _clip((3, 3, 3, 2, 1))
-  ours, pullback = jax.vjp(planes.convolve_planes, x, kernel)
+  ours, pullback = jax.vjp(plane_conv.convolve_planes, x, kernel)
   assert seeded.difference(ours, _convolve_by_hand(x, kernel)) < 2e-6
   plain, plain_pullback = jax.vjp(
-      lambda x, k: planes._convolve_plain(x, k)[:, 0], x, kernel)
+      lambda x, k: plane_conv._convolve_plain(x, k)[:, 0], x, kernel)
   assert seeded.difference(ours, plain) < 2e-6
   g = _clip(ours.shape)
   for gradient, wanted in zip(pullback(g), plain_pullback(g)):
     assert seeded.difference(gradient, wanted) < 1e-5
-  assert seeded.difference(planes._kernel_gradient_plain(x, g),
+  assert seeded.difference(plane_conv._kernel_gradient_plain(x, g),
                            plain_pullback(g)[1]) < 1e-5
 
 
@@ -161,9 +162,10 @@ def test_gradients_of_bfloat16_kernels_are_near_those_of_float32():
   shape = (4, 2, 8, 16, 24)
   x, g = (jnp.asarray(seeded.clip(s), jnp.bfloat16)
           for s in (shape, (4, 8, 16, 24)))
-  wanted = planes._kernel_gradient_plain(*(a.astype(jnp.float32)
+  wanted = plane_conv._kernel_gradient_plain(*(a.astype(jnp.float32)
                                            for a in (x, g)))
-  for form in (planes._kernel_gradient_dense, planes._kernel_gradient_banded):
+  for form in (plane_conv._kernel_gradient_dense,
+               plane_conv._kernel_gradient_banded):
     y = form(x, g)
     assert y.dtype == jnp.bfloat16
     assert seeded.difference(y.astype(jnp.float32), wanted) < 6e-3
@@ -174,19 +176,19 @@ def test_gradients_of_bfloat16_kernels_are_near_those_of_float32():
                                    (1, 2, 5, 4, 3), (1, 2, 3, 2, 520)])
 def test_convolution_of_planes_as_channels(shape):
   x, kernel = _clip(shape), _clip((3, 3, 3, 2, 1))
-  y = planes._convolve_dense(x, kernel)
+  y = plane_conv._convolve_dense(x, kernel)
   assert seeded.difference(y[:, 0], _convolve_by_hand(x, kernel)) < 2e-6
   back = kernel.swapaxes(3, 4)  # One plane to two, as in the gradient.
-  assert seeded.difference(planes._convolve_dense(y, back),
-                           planes._convolve_plain(y, back)) < 2e-6
+  assert seeded.difference(plane_conv._convolve_dense(y, back),
+                           plane_conv._convolve_plain(y, back)) < 2e-6
   assert seeded.difference(
-      planes._kernel_gradient_dense(x, y[:, 0]),
-      planes._kernel_gradient_plain(x, y[:, 0])) < 1e-5
+      plane_conv._kernel_gradient_dense(x, y[:, 0]),
+      plane_conv._kernel_gradient_plain(x, y[:, 0])) < 1e-5
 
 
 def test_the_form_is_chosen_by_the_platform_that_is_compiled_for():
   x, kernel = _clip((1, 2, 4, 4, 8)), _clip((3, 3, 3, 2, 1))
-  traced = jax.jit(jax.grad(lambda x, k: planes.convolve_planes(x, k).sum(),
+  traced = jax.jit(jax.grad(lambda x, k: plane_conv.convolve_planes(x, k).sum(),
                             argnums=(0, 1))).trace(x, kernel)
   texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text()
            for platform in ('cpu', 'cuda', 'rocm', 'tpu')}

@@ -14,8 +14,10 @@ import pytest
 import small
 
 from vidattn_jax.attention import aia
+from vidattn_jax.ops import chains
 from vidattn_jax.ops import clip_kernels
 from vidattn_jax.ops import per_device
+from vidattn_jax.ops import plane_convolution
 from vidattn_jax.ops import plane_kernels
 from vidattn_jax.ops import planes
 from vidattn_jax.ops import platform
@@ -52,33 +54,38 @@ def interpreted(monkeypatch):
     return functools.partial(on_tpu, interpret=True)(*args)
 
   monkeypatch.setattr(platform, 'by_platform', choose)
+  monkeypatch.setattr(platform, '_absent', {'tpu'})
   jax.clear_caches()
   yield chosen
   jax.clear_caches()
 
 
-def _gates(shape, axes):
-  return {axis: jax.nn.sigmoid(_random(np.delete(shape, axis), 10 + axis))
+def _gates(shape, axes, seed=0):
+  return {axis: jax.nn.sigmoid(_random(np.delete(shape, axis),
+                                       10 + seed + axis))
           for axis in axes}
 
 
 @SHAPES
 @pytest.mark.parametrize('axes, gated, dtype', [
-    ((4,), (1, 2, 3), jnp.float32), ((1, 2, 3), (4,), jnp.bfloat16),
-    slow((4,), (), jnp.bfloat16), slow((1, 2, 3), (), jnp.float32),
-    slow((4,), (1, 2, 3), jnp.bfloat16), slow((1, 2, 3), (4,), jnp.float32),
-    slow((2,), (1,), jnp.float32)])
+    ((4,), [(1, 2, 3)], jnp.float32), ((1, 2, 3), [(4,)], jnp.bfloat16),
+    ((4,), [(1, 2, 3), (1, 2, 3)], jnp.float32),
+    slow((4,), [], jnp.bfloat16), slow((1, 2, 3), [], jnp.float32),
+    slow((4,), [(1, 2, 3)], jnp.bfloat16),
+    slow((1, 2, 3), [(4,)], jnp.float32), slow((2,), [(1,)], jnp.float32),
+    slow((1, 2, 3), [(4,), (1, 2, 3)], jnp.bfloat16)])
 def test_pool(shape, axes, gated, dtype):
   # With one decimal, many numbers are equal: the first of them counts.
-  x, gates = _random(shape, decimals=1).astype(dtype), _gates(shape, gated)
-  gates = {axis: gate.astype(dtype) for axis, gate in gates.items()}
-  found = clip_kernels.pool(x, gates, axes, interpret=True)
-  z = planes._apply(x, gates) if gates else x
+  x = _random(shape, decimals=1).astype(dtype)
+  groups = [{axis: gate.astype(dtype) for axis, gate in
+             _gates(shape, of, 10 * i).items()} for i, of in enumerate(gated)]
+  found = clip_kernels.pool(x, groups, axes, interpret=True)
+  z = functools.reduce(planes.times_mean, groups, x)
   for axis in axes:
     largest, place, total = planes._pool_plain(z, axis)
     pooled, places = found[axis]
     # In bfloat16 three gates may be added up in more than one way.
-    exact = len(gated) < 2
+    exact = all(len(of) < 2 for of in gated)
     bound = 0 if exact else 2e-6 if dtype == jnp.float32 else 2e-2
     assert _error(pooled[:, 0], largest) <= bound
     assert (places == place).mean() >= (1 if exact else 0.9)
@@ -86,38 +93,43 @@ def test_pool(shape, axes, gated, dtype):
         2e-6 if dtype == jnp.float32 else 2e-2)
 
 
-@SHAPES
-@pytest.mark.parametrize('axes, gated, adds', [
-    ((4,), (1, 2, 3), True), ((1, 2, 3), (4,), True), slow((4,), (), True),
-    slow((1, 2, 3), (), False), slow((3,), (1,), False)])
-def test_gradients_of_pooling(shape, axes, gated, adds):
-  x, gates = _random(shape), _gates(shape, gated)
-  (found, _), pullback = jax.vjp(
-      lambda x, gates: planes.pool_gated(x, gates, axes), x, gates)
-  g = {axis: _random(p.shape, 20 + axis) for axis, p in found.items()}
-  added = _random(shape, 30)
-  to_x, to_gates = pullback((g, added if adds else jnp.zeros_like(x)))
-  places = {axis: place for axis, (_, place) in clip_kernels.pool(
-      x, gates, axes, interpret=True).items()}
-  ours = clip_kernels.pool_gradients(
-      x if gates else None, gates, places, g, added if adds else None, shape,
-      interpret=True)
-  assert _error(ours[0], to_x) < 2e-6
-  for axis in gated:
-    assert _error(ours[1][axis], to_gates[axis]) < 1e-5
+THW, GIVEN = (1, 2, 3), clip_kernels.GIVEN
+# Axes of groups, and of planes; terms; targets; whether their sum is written.
+TERMS = {
+    'gates': ([THW], [], [(GIVEN, (0,))], (), True),
+    'two groups': ([THW, (4,)], [], [(GIVEN, (0, 1))], (0, 1), False),
+    'planes': ([(4,)], [THW], [(0, (0,))], (0,), False),
+    'of one group': ([THW, THW], [THW, (4,)], [(0, (0,)), (1, (1, 0))], (0,),
+                     False),
+    'all': ([(4,), THW, THW, (4,)], [(4,), THW, THW, (4,)],
+            [(GIVEN, (1, 3)), (3, (1, 2)), (2, (1,)), (1, (0,)), (0, ())], (),
+            True),
+    'some': ([(1,), (3, 4)], [(2,)], [(0, (0,)), (GIVEN, (0, 1))], (0, 1),
+             True),
+}
 
 
 @SHAPES
-@pytest.mark.parametrize('axes', [(1, 2, 3), slow((4,)), slow((1, 4))])
-def test_gating_and_its_gradients(shape, axes):
-  x, g, gates = _random(shape), _random(shape, 1), _gates(shape, axes)
-  wanted, pullback = jax.vjp(planes.apply_gates, x, gates)
-  assert _error(clip_kernels.gate(x, gates, interpret=True), wanted) < 1e-6
-  to_x, to_gates = pullback(g)
-  ours = clip_kernels.gate_gradients(x, gates, g, interpret=True)
-  assert _error(ours[0], to_x) < 1e-6
-  for axis in axes:
-    assert _error(ours[1][axis], to_gates[axis]) < 1e-5
+@pytest.mark.parametrize('name', [
+    'two groups', 'all', *(slow(n) for n in (
+        'gates', 'planes', 'of one group', 'some'))])
+def test_gradients(shape, name):
+  x, given = _random(shape), _random(shape, 1)
+  gated, pooled, terms, targets, writes = TERMS[name]
+  groups = {i: _gates(shape, of, 10 * i) for i, of in enumerate(gated)}
+  spread = {}
+  for i, of in enumerate(pooled):
+    found = clip_kernels.pool(_random(shape, 100 + i), [], of, interpret=True)
+    spread[i] = {axis: (_random(p.shape, 100 * i + axis), place)
+                 for axis, (p, place) in found.items()}
+  wanted = chains._gradients(x, given, groups, spread, tuple(terms), targets,
+                             writes)
+  found = clip_kernels.gradients(x, given, groups, spread, tuple(terms),
+                                 targets, writes, interpret=True)
+  assert jax.tree.structure(found) == jax.tree.structure(wanted)
+  for ours, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted),
+                         strict=True):
+    assert _error(ours, other) < 1e-5
 
 
 @pytest.mark.parametrize('shape', [
@@ -127,7 +139,7 @@ def test_convolution_and_its_gradients(shape):
   x, g = _random((n, 2, *axes)), _random(shape, 1)
   kernel = _random((3, 3, 3, 2, 1), 2)
   wanted, pullback = jax.vjp(
-      lambda x, k: planes._convolve_plain(x, k)[:, 0], x, kernel)
+      lambda x, k: plane_convolution._convolve_plain(x, k)[:, 0], x, kernel)
   assert _error(plane_kernels.convolve(x, kernel, interpret=True)[:, 0],
                 wanted) < 2e-6
   for ours, other in zip(
@@ -175,8 +187,7 @@ def test_units_have_the_same_numbers(name, shape, request):
   chosen = request.getfixturevalue('interpreted')
   found = jax.jit(functools.partial(_value_and_gradients, unit))(
       variables, x, g)
-  assert {'pool', 'pool_gradients', 'gate_gradients', 'convolve',
-          'gradients'} <= set(chosen)
+  assert {'pool', 'convolve', 'gradients'} <= set(chosen)
   _compare(found, wanted)
 
 
@@ -226,15 +237,15 @@ def test_units_in_the_train_step(overrides, request):
   wanted = step()
   chosen = request.getfixturevalue('interpreted')
   found = step()
-  assert {'pool', 'pool_gradients', 'gate_gradients', 'gradients'} <= set(
-      chosen)
+  assert {'pool', 'gradients'} <= set(chosen)
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4,
                                  atol=2e-6), found, wanted)
 
 
 def test_what_no_kernel_takes():
   def takes(*shape, dtype=jnp.float32):
-    return clip_kernels.takes(jax.ShapeDtypeStruct(shape, dtype))
+    return clip_kernels.takes(jax.ShapeDtypeStruct(shape, dtype),
+                              (4,), THW, THW, (4,))
 
   assert takes(16, 8, 56, 56, 64) and takes(16, 8, 7, 7, 512)
   assert not takes(16, 8, 56, 56, 64, dtype=jnp.float16)
@@ -290,8 +301,9 @@ def test_a_broken_kernel_is_caught(broken, mutate, name, request, monkeypatch):
 def test_gradients_of_gates_have_their_type():
   x = _random(NARROW).astype(jnp.bfloat16)
   gates = _gates(NARROW, (4,))
-  to_x, to_gates = clip_kernels.gate_gradients(x, gates, x, interpret=True)
-  assert to_x.dtype == jnp.bfloat16 and to_gates[4].dtype == jnp.float32
+  to_gates, to_x = clip_kernels.gradients(
+      x, x, {0: gates}, {}, ((GIVEN, (0,)),), (0,), True, interpret=True)
+  assert to_x.dtype == jnp.bfloat16 and to_gates[0][4].dtype == jnp.float32
 
 
 @pytest.mark.slow
@@ -303,7 +315,7 @@ def test_corners_of_pooling(shape, axes):
   x = _random(shape, decimals=1)
   if shape[4] == 8:  # Clips that share a register must be finite.
     x = x.at[0].set(-jnp.inf)
-  found = clip_kernels.pool(x, {}, axes, interpret=True)
+  found = clip_kernels.pool(x, [], axes, interpret=True)
   for axis in axes:
     largest, place, total = planes._pool_plain(x, axis)
     pooled, places = found[axis]

@@ -10,9 +10,12 @@ from collections.abc import Callable
 import functools
 
 from flax import linen as nn
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from vidattn_jax.ops import chains
+from vidattn_jax.ops import plane_convolution
 from vidattn_jax.ops import planes
 
 # What each gate pools away, as an axis of [N, T, H, W, C].
@@ -37,7 +40,7 @@ class PlaneConv(nn.Module):
     """Returns [N, A, B, C] from planes [N, 2, A, B, C]."""
     kernel = self.param('kernel', self.kernel_init, (3, 3, 3, 2, 1),
                         jnp.float32)
-    return planes.convolve_planes(x.astype(self.dtype),
+    return plane_convolution.convolve_planes(x.astype(self.dtype),
                                   kernel.astype(self.dtype))
 
 
@@ -75,15 +78,22 @@ class _Unit(nn.Module):
   # What is pooled for the gates of each step, and how their kernels begin.
   steps = ()
 
-  @nn.compact
+  def setup(self):
+    for pooled, kernel_init in self.steps:
+      for name in pooled:
+        setattr(self, name, Gate(kernel_init, self.dtype))
+
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
+    chain, paths = _chain({(): self})
+    if chains.suits(chain, x):
+      return _call_chain(self, chain, paths, x, train)
     gates = {}
-    for pooled, kernel_init in self.steps:
+    for pooled, _ in self.steps:
       found, x = planes.pool_gated(
           x, gates, tuple(AXES[name] for name in pooled))
-      gates = {AXES[name]: Gate(kernel_init, self.dtype, name=name)(
-          found[AXES[name]], train) for name in pooled}
+      gates = {AXES[name]: getattr(self, name)(found[AXES[name]], train)
+               for name in pooled}
     return planes.apply_gates(x, gates)
 
 
@@ -127,13 +137,67 @@ class Pair(nn.Module):
   parallel: bool = False
   dtype: jnp.dtype = jnp.float32
 
-  @nn.compact
+  def setup(self):
+    self.eft1 = self.first(dtype=self.dtype)
+    self.eft2 = self.second(dtype=self.dtype)
+
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
-    y = self.first(dtype=self.dtype, name='eft1')(x, train)
-    if not self.parallel:
-      return self.second(dtype=self.dtype, name='eft2')(y, train)
-    return (y + self.second(dtype=self.dtype, name='eft2')(x, train)) / 2
+    if self.parallel:
+      return (self.eft1(x, train) + self.eft2(x, train)) / 2
+    chain, paths = _chain({('eft1',): self.eft1, ('eft2',): self.eft2})
+    if chains.suits(chain, x):
+      return _call_chain(self, chain, paths, x, train)
+    return self.eft2(self.eft1(x, train), train)
+
+
+def _chain(units):
+  """Returns the chain of {path: unit}, and each step's {axis: path of gate}."""
+  steps = [[{AXES[name]: (*path, name) for name in pooled}
+            for pooled, _ in unit.steps] for path, unit in units.items()]
+  return chains.of_units(steps), [step for unit in steps for step in unit]
+
+
+def _call_chain(module, chain, paths, x, train):
+  """Calls units as one function, whose gradient is written out."""
+  def run(module, x, call):
+    def gates_of(k, pooled):
+      return {axis: call(k, axis, functools.reduce(getattr, path, module),
+                         pooled[axis])
+              for axis, path in paths[k].items()}
+
+    return chains.forward(chain, x, gates_of)
+
+  def plainly(module, x):
+    return run(module, x, lambda k, axis, gate, pooled: gate(pooled, train))[0]
+
+  def forward(module, x):
+    pulls = [{} for _ in paths]
+
+    def call(k, axis, gate, pooled):
+      found, pulls[k][axis] = nn.vjp(
+          lambda gate, pooled: gate(pooled, train), gate, pooled)
+      return found
+
+    y, groups, places = run(module, x, call)
+    return y, (x, groups, places, pulls)
+
+  def backward(residuals, g):
+    x, groups, places, pulls = residuals
+    to_params = {}
+
+    def pull(k, to_gates):
+      to_planes = {}
+      for axis, path in paths[k].items():
+        found, to_planes[axis] = pulls[k][axis](to_gates[axis])
+        to_params.update({(*path, *rest): leaf for rest, leaf in (
+            traverse_util.flatten_dict(found['params']).items())})
+      return to_planes
+
+    to_x = chains.backward(chain, x, groups, places, g, pull)
+    return {'params': traverse_util.unflatten_dict(to_params)}, to_x
+
+  return nn.custom_vjp(plainly, forward, backward)(module, x)
 
 
 UNITS = {

@@ -1,15 +1,13 @@
-"""Pooling and gating clips on TPUs, by kernels that read a clip once.
+"""Pooling and gating clips on TPUs, by one kernel that reads a clip once.
 
-The kernels see a clip as XLA's convolutions keep it there. With many channels
-it lies as [H, W, N, T, C], and a register holds eight frames of 128 channels;
-with few of them as [H, W, C, N * T], and a register holds eight channels of 128
-frames. Either way, what reduces height or width is an operation on whole
-registers, and one read of a clip is enough for time, height and width together.
-The kernels go along rows; what is pooled over height is kept until the last.
+One read of a clip is enough for time, height and width together, and for
+whatever gates it is multiplied by on the way: see `clip_layout`. The kernel
+goes along rows; what is pooled over height is kept until the last.
 """
 
 import dataclasses
 import functools
+import operator
 
 import jax
 from jax import lax
@@ -17,85 +15,64 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from vidattn_jax.ops import clip_layout
 from vidattn_jax.ops import per_device
 
-_LANES, _SUBLANES = per_device.LANES, per_device.SUBLANES
+_LANES, _SUBLANES = clip_layout.LANES, clip_layout.SUBLANES
 _F32 = jnp.float32
-# How [N, T, H, W, C] lies (None), and what is left of it without one axis.
-_WIDE = {None: (2, 3, 0, 1, 4), 1: (2, 3, 0, 4), 2: (3, 0, 1, 4),
-         3: (2, 0, 1, 4), 4: (2, 0, 1, 3)}
-# Where N and T come last, they are one axis.
-_NARROW = {None: (2, 3, 4, 0, 1), 1: (2, 3, 0, 4), 2: (3, 4, 0, 1),
-           3: (2, 4, 0, 1), 4: (2, 3, 0, 1)}
+# What gradients by gates begin with: the gradient of the gated clip itself.
+GIVEN = None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-  """What a kernel does with each place of a row.
+  """What the kernel does with each place of a row.
+
+  Groups of gates, and of planes whose gradients are spread, have numbers.
 
   Attributes:
     lengths: those of [N, T, H, W, C].
-    pools: pool the clip, times gates if there are; else sum products of it.
-    axes: the axes that are pooled or summed, each alone.
-    gates: axes of the gates.
-    spread: axes along which gradients of planes are spread.
-    added: there is a gradient of the clip's size.
-    writes: a gradient of the clip's size is written.
+    groups: the axes of each group of gates.
+    spread: the axes of each group of planes.
+    seen: the groups of gates that the clip is multiplied by, to be pooled.
+    pools: the axes to pool, each alone.
+    terms: pairs of what a gradient of the clip begins with, a group of planes
+      or `GIVEN`, and the groups of gates that it is multiplied by.
+    targets: the groups of gates whose gradients are summed, each without its
+      own factor.
+    writes: the sum of the terms is written.
   """
   lengths: tuple[int, ...]
-  pools: bool = False
-  axes: tuple[int, ...] = ()
-  gates: tuple[int, ...] = ()
-  spread: tuple[int, ...] = ()
-  added: bool = False
+  groups: tuple[tuple[int, tuple[int, ...]], ...] = ()
+  spread: tuple[tuple[int, tuple[int, ...]], ...] = ()
+  seen: tuple[int, ...] = ()
+  pools: tuple[int, ...] = ()
+  terms: tuple[tuple[int | None, tuple[int, ...]], ...] = ()
+  targets: tuple[int, ...] = ()
   writes: bool = False
+
+  @property
+  def sums(self):
+    """Pairs of what is summed, `GIVEN` where it is pooled, and the axis."""
+    axes = dict(self.groups)
+    return (*((GIVEN, axis) for axis in self.pools),
+            *((k, axis) for k in self.targets for axis in axes[k]))
+
+  @property
+  def given(self):
+    """Whether there is a gradient of the clip's size."""
+    return any(source is GIVEN for source, _ in self.terms)
 
   @property
   def parts(self):
     """Number of running values of each reduction."""
     return 3 if self.pools else 1
 
-  @property
-  def wide(self):
-    """Whether a row of a register is channels, not frames."""
-    return _is_wide(self.lengths)
-
-  @property
-  def clips(self):
-    """Number of clips that are seen at a time."""
-    n, t = self.lengths[:2]
-    if not self.wide:
-      return _LANES // t
-    return per_device.clips_at_a_time(n)
-
-  @property
-  def channels(self):
-    """Number of channels that are seen at a time."""
-    c = self.lengths[4]
-    alone = 4 not in (*self.axes, *self.gates, *self.spread)
-    return _LANES if self.wide and alone and c % _LANES == 0 else c
-
-  @property
-  def tile(self):
-    """What one place of these clips is: [clips, T, C] or [C, frames]."""
-    if self.wide:
-      return self.clips, self.lengths[1], self.channels
-    return self.channels, _LANES
-
-  def along(self, axis):
-    """Returns the axis of a tile that is time, or channels."""
-    if self.wide:
-      return {1: 1, 4: 2}[axis]
-    return {1: 1, 4: 0}[axis]
-
-
-def _is_wide(lengths):
-  n, t, *_, c = lengths
-  if c % _LANES == 0 or _LANES % t or n * t % _LANES:
-    return True
-  # Planes without time have clips in rows: whole registers, or all of them.
-  clips = _LANES // t
-  return clips % _SUBLANES > 0 and clips != n
+  @functools.cached_property
+  def layout(self):
+    """How the clips lie."""
+    axes = {axis for _, axes in (*self.groups, *self.spread) for axis in axes}
+    return clip_layout.Layout(self.lengths, 4 in axes.union(self.pools))
 
 
 def _f32(x):
@@ -110,8 +87,8 @@ def _iota(shape, axis):
 
 def _place(plan, axis):
   """Returns where along time or channels each number of a tile stands."""
-  place = _iota(plan.tile, plan.along(axis))
-  if axis == 1 and not plan.wide:
+  place = _iota(plan.layout.tile, plan.layout.along(axis))
+  if axis == 1 and not plan.layout.wide:
     place = lax.rem(place, plan.lengths[1])
   return place
 
@@ -126,7 +103,7 @@ def _dot(a, b, dimensions):
 
 def _frames(plan, first=False):
   """Returns [clips, frames]: 1 where a frame is a clip's, or its first."""
-  shape, length = (plan.clips, _LANES), plan.lengths[1]
+  shape, length = (plan.layout.clips, _LANES), plan.lengths[1]
   clip, frame = _iota(shape, 0), _iota(shape, 1)
   mine = (frame == clip * length if first
           else lax.div(frame, length) == clip)
@@ -145,17 +122,17 @@ def _at(plan, ref, axis, w, plane=()):
     return _f32(ref[(*plane, w)])
   if axis == 1:
     part = _f32(ref[(*plane, 0, w)])
-    if plan.wide:
+    if plan.layout.wide:
       return part[:, None]
     return _dot(part, _frames(plan), ((0,), (0,)))
   row = _f32(ref[(*plane, 0)])
-  return row if axis == 3 else _pick(row, w, plan.along(4))
+  return row if axis == 3 else _pick(row, w, plan.layout.along(4))
 
 
 def _gate(plan, refs, w, dtype):
+  """Returns the mean of a group of gates."""
   total = functools.reduce(
-      lambda a, b: a + b,
-      [_at(plan, ref, axis, w) for axis, ref in refs.items()])
+      operator.add, [_at(plan, ref, axis, w) for axis, ref in refs.items()])
   return (total / len(refs)).astype(dtype).astype(_F32)
 
 
@@ -167,6 +144,19 @@ def _spread(plan, refs, w, h):
     here = {2: h, 3: w}[axis] if axis in (2, 3) else _place(plan, axis)
     total = (total + to_each / plan.lengths[axis] + jnp.where(
         _at(plan, places, axis, w) == here.astype(_F32), to_largest, 0.0))
+  return total
+
+
+def _add_terms(terms, sources, gates, without=None):
+  """Adds up terms, those with one group of gates if it is named, without it."""
+  total = None
+  for source, groups in terms:
+    if without is not None and without not in groups:
+      continue
+    term = functools.reduce(
+        operator.mul, [gates[k] for k in groups if k != without],
+        sources[source])
+    total = term if total is None else total + term
   return total
 
 
@@ -182,12 +172,12 @@ def _among_frames(plan, x, join):
 
 def _within(plan, x, axis):
   """Reduces time or channels of a tile."""
-  if axis == 1 and not plan.wide:
+  if axis == 1 and not plan.layout.wide:
     high, low, total = (functools.partial(_among_frames, plan, join=f)
                         for f in (jnp.maximum, jnp.minimum, jnp.add))
   else:
     high, low, total = (
-        functools.partial(f, axis=plan.along(axis), keepdims=True)
+        functools.partial(f, axis=plan.layout.along(axis), keepdims=True)
         for f in (jnp.max, jnp.min, jnp.sum))
   if not plan.pools:
     return (total(x),)
@@ -199,7 +189,7 @@ def _within(plan, x, axis):
 
 def _of_clips(plan, x):
   """Turns what `_within` found in time to [clips, C]."""
-  if plan.wide:
+  if plan.layout.wide:
     return x[:, 0]
   return _dot(_frames(plan, first=True), x, ((1,), (1,)))
 
@@ -214,12 +204,13 @@ def _join(plan, found, x, place):
           jnp.where(higher, place.astype(_F32), index))
 
 
-def _write(plan, axis, refs, index, found):
-  """Writes what was found along an axis."""
-  if not plan.pools:
+def _write(plan, key, refs, index, found):
+  """Writes what was found of one of the plan's sums."""
+  target, axis = key
+  if target is not GIVEN:
     sums, = refs
-    # A gate's share in the mean of all of them.
-    sums[index] = (found[0] / len(plan.gates)).astype(sums.dtype)
+    # A gate's share in the mean of all of its group.
+    sums[index] = (found[0] / len(dict(plan.groups)[target])).astype(sums.dtype)
     return
   planes, places = refs
   largest, total, place = found
@@ -237,280 +228,252 @@ def _kernel(*refs, plan):
     del refs[:number]
     return taken
 
-  x_ref, = take() if plan.axes else (None,)
-  added_ref, = take() if plan.added else (None,)
-  gates = {axis: take()[0] for axis in plan.gates}
-  spread = {axis: take(2) for axis in plan.spread}
-  results = {axis: take(2 if plan.pools else 1) for axis in plan.axes}
-  written_ref, = take() if plan.writes else (None,)
-  over_height = take(plan.parts if 2 in plan.axes else 0)
-  clip_ref = next(r for r in (x_ref, added_ref, written_ref) if r is not None)
+  def along(axis):
+    return [key for key in plan.sums if key[1] == axis]
 
-  dtype, width, h = clip_ref.dtype, plan.lengths[3], pl.program_id(2)
+  x_ref, = take() if plan.sums else (None,)
+  given_ref, = take() if plan.given else (None,)
+  gate_refs = {k: {axis: take()[0] for axis in axes}
+               for k, axes in plan.groups}
+  spread_refs = {k: {axis: take(2) for axis in axes}
+                 for k, axes in plan.spread}
+  results = {key: take(2 if plan.pools else 1) for key in plan.sums}
+  written_ref, = take() if plan.writes else (None,)
+  over_height = {key: take(plan.parts) for key in along(2)}
+  clip_ref = next(r for r in (x_ref, given_ref, written_ref) if r is not None)
+
+  layout, dtype, h = plan.layout, clip_ref.dtype, pl.program_id(2)
+  width = plan.lengths[3]
   start = (-jnp.inf, 0.0, 0.0) if plan.pools else (0.0,)
   # What is found over channels, in whole registers.
-  row = ((*plan.tile[:2], per_device.rounded_up(width, _LANES))
-         if plan.wide else
+  row = ((*layout.tile[:2], per_device.rounded_up(width, _LANES))
+         if layout.wide else
          (per_device.rounded_up(width, _SUBLANES), _LANES))
 
   if over_height:
     @pl.when(h == 0)
     def _():
-      for ref, value in zip(over_height, start):
-        ref[...] = jnp.full(ref.shape, value, _F32)
+      for kept in over_height.values():
+        for ref, value in zip(kept, start):
+          ref[...] = jnp.full(ref.shape, value, _F32)
 
   def column(w, carry):
     over_width, over_channels = carry
-    gate = _gate(plan, gates, w, dtype) if gates else None
-    factor = _spread(plan, spread, w, h) if spread else None
-    added = None if added_ref is None else _f32(added_ref[0, w])
-    if factor is None:
-      factor, added = added, None
-    if written_ref is not None:
-      written = factor if gate is None else factor * gate
-      written_ref[0, w] = (
-          written if added is None else written + added).astype(dtype)
-    if not plan.axes:
+    gates = {k: _gate(plan, of, w, dtype) for k, of in gate_refs.items()}
+    sources = {k: _spread(plan, of, w, h) for k, of in spread_refs.items()}
+    if plan.given:
+      sources[GIVEN] = _f32(given_ref[0, w])
+    if plan.writes:
+      written_ref[0, w] = _add_terms(plan.terms, sources, gates).astype(dtype)
+    if not plan.sums:
       return carry
     x = _f32(x_ref[0, w])
-    if not plan.pools:
-      x = x * factor
-    elif gate is not None:
-      x = (x * gate).astype(dtype).astype(_F32)
-    if 1 in plan.axes:
-      _write(plan, 1, results[1], (0, w),
-             [_of_clips(plan, f) for f in _within(plan, x, 1)])
-    if 2 in plan.axes:
-      found = _join(plan, [ref[w] for ref in over_height], x, h)
-      for ref, value in zip(over_height, found):
+    if plan.pools:
+      for k in plan.seen:
+        x = (x * gates[k]).astype(dtype).astype(_F32)
+      summed = {GIVEN: x}
+    else:
+      summed = {k: x * _add_terms(plan.terms, sources, gates, k)
+                for k in plan.targets}
+    for key in along(1):
+      _write(plan, key, results[key], (0, w),
+             [_of_clips(plan, f) for f in _within(plan, summed[key[0]], 1)])
+    for key, kept in over_height.items():
+      found = _join(plan, [ref[w] for ref in kept], summed[key[0]], h)
+      for ref, value in zip(kept, found):
         ref[w] = value
-    if 3 in plan.axes:
-      over_width = _join(plan, over_width, x, w)
-    if 4 in plan.axes:
-      here = _iota(row, plan.along(4)) == w
-      over_channels = tuple(
-          jnp.where(here, found, kept)
-          for found, kept in zip(_within(plan, x, 4), over_channels))
+    over_width = {key: _join(plan, found, summed[key[0]], w)
+                  for key, found in over_width.items()}
+    if over_channels:
+      here = _iota(row, layout.along(4)) == w
+      over_channels = {
+          key: tuple(
+              jnp.where(here, found, kept)
+              for found, kept in zip(_within(plan, summed[key[0]], 4), before))
+          for key, before in over_channels.items()}
     return over_width, over_channels
 
   over_width, over_channels = lax.fori_loop(0, width, column, (
-      tuple(jnp.full(plan.tile, s, _F32) for s in start)
-      if 3 in plan.axes else (),
-      tuple(jnp.zeros(row, _F32) for _ in start) if 4 in plan.axes else ()))
-  if 3 in plan.axes:
-    _write(plan, 3, results[3], (0,), over_width)
-  if 4 in plan.axes:
-    _write(plan, 4, results[4], (0,), [
-        f[:, :, :width] if plan.wide else f[:width] for f in over_channels])
+      {key: tuple(jnp.full(layout.tile, s, _F32) for s in start)
+       for key in along(3)},
+      {key: tuple(jnp.zeros(row, _F32) for _ in start) for key in along(4)}))
+  for key, found in over_width.items():
+    _write(plan, key, results[key], (0,), found)
+  for key, found in over_channels.items():
+    _write(plan, key, results[key], (0,), [
+        f[:, :, :width] if layout.wide else f[:width] for f in found])
   if over_height:
     @pl.when(h == plan.lengths[2] - 1)
     def _():
       def write(w, _):
-        _write(plan, 2, results[2], (w,), [ref[w] for ref in over_height])
+        for key, kept in over_height.items():
+          _write(plan, key, results[key], (w,), [ref[w] for ref in kept])
         return 0
 
       lax.fori_loop(0, width, write, 0)
 
 
-def takes(x: jax.Array) -> bool:
-  """Tells whether the kernels take a clip [N, T, H, W, C]."""
-  n, *_, w, _ = x.shape
-  if x.dtype not in (jnp.bfloat16, _F32) or not per_device.divides(n):
-    return False
-  # A plane over width, with all channels, is the largest block; the kernel
-  # that needs most has as much as eight of them.
-  plan = _Plan((per_device.own(n), *x.shape[1:]), axes=(4,))
-  block = (w, *plan.tile)
+def _arguments(plan):
+  """Returns what the kernel's arguments are, in their order."""
+  clip = clip_layout.Array()
+  return (
+      [clip] * (bool(plan.sums) + plan.given)
+      + [clip_layout.Array(axis) for _, axes in plan.groups for axis in axes]
+      + [clip_layout.Array(axis, planes) for _, axes in plan.spread
+         for axis in axes for planes in (True, False)])
+
+
+def _results(plan, dtype, gate_types):
+  """Returns what the kernel's results are, with their types."""
+  found = []
+  for target, axis in plan.sums:
+    if target is GIVEN:
+      found += [(clip_layout.Array(axis, True), dtype),
+                (clip_layout.Array(axis), jnp.uint8
+                 if plan.lengths[axis] <= 256 else jnp.int32)]
+    else:
+      found.append((clip_layout.Array(axis), gate_types[target][axis]))
+  if plan.writes:
+    found.append((clip_layout.Array(), dtype))
+  return found
+
+
+def _scratch(plan):
+  """Returns the shapes and types of what is kept from row to row."""
+  over_height = sum(axis == 2 for _, axis in plan.sums)
+  return [((plan.lengths[3], *plan.layout.tile), _F32)] * (
+      plan.parts * over_height)
+
+
+def _memory(plan, arguments, results):
+  """Returns how many bytes of the fast memory the kernel needs."""
   return per_device.memory(
-      [(block, x.dtype)] * 8, [(block, _F32)] * 3) <= per_device.capacity()
+      [(plan.layout.block(kind).block_shape, dtype)
+       for kind, dtype in (*arguments, *results)], _scratch(plan))
 
 
-def _lies(plan, axis, planes):
-  """Returns how an array lies: its axes, -1 for [2], and what they hold."""
-  axes = (_WIDE if plan.wide else _NARROW)[axis]
-  merged = not plan.wide and axis != 1
-  return (-1,) * planes + axes, merged
+def takes(x: jax.Array, *groups: tuple[int, ...]) -> bool:
+  """Tells whether the kernel takes a clip and all it is to do with it.
+
+  Args:
+    x: [N, T, H, W, C].
+    *groups: the axes that the clip is pooled along, each time with gates of the
+      same axes after it.
+  """
+  if x.dtype not in (jnp.bfloat16, _F32) or not per_device.divides(len(x)):
+    return False
+  # What needs most is the gradient of the clip, from everything.
+  named = tuple(enumerate(groups))
+  plan = _Plan((per_device.own(len(x)), *x.shape[1:]), groups=named,
+               spread=named, terms=((GIVEN, tuple(range(len(groups)))),),
+               writes=True)
+  return _memory(plan, [(kind, x.dtype) for kind in _arguments(plan)],
+                 _results(plan, x.dtype, {})) <= per_device.capacity()
 
 
-def _lie(plan, array, axis=None, planes=False):
-  """Turns [N, T, H, W, C], or what is left of it, to how it lies."""
-  axes, merged = _lies(plan, axis, planes)
-  if merged:
-    # First of all [N * T, ...], as convolutions have it: what lies so already
-    # is not moved.
-    if planes:
-      array = array.swapaxes(0, 1)
-    array = array.reshape(*array.shape[:planes], -1, *array.shape[planes + 2:])
-    return jnp.moveaxis(array, planes, -1)
-  # Planes are [N, 2, ...].
-  usual = sorted(axes, key=lambda a: 0.5 if a < 0 else a)
-  return array.transpose([usual.index(a) for a in axes])
-
-
-def _back(plan, array, axis=None, planes=False):
-  """Undoes `_lie`."""
-  axes, merged = _lies(plan, axis, planes)
-  if merged:
-    array = jnp.moveaxis(array, -1, planes)
-    array = array.reshape(*array.shape[:planes], *plan.lengths[:2],
-                          *array.shape[planes + 1:])
-    return array.swapaxes(0, 1) if planes else array
-  return array.transpose(sorted(
-      range(len(axes)), key=lambda i: 0.5 if axes[i] < 0 else axes[i]))
-
-
-def _block(plan, axis=None, planes=False):
-  """Returns how a kernel sees an array: a row of some clips and channels."""
-  axes, merged = _lies(plan, axis, planes)
-  seen = {-1: 2, 0: plan.clips, 1: plan.lengths[1], 2: 1, 3: plan.lengths[3],
-          4: plan.channels}
-  shape = [seen[a] for a in axes]
-  if merged:
-    axes, shape = axes[:-1], [*shape[:-2], _LANES]
-  return pl.BlockSpec(tuple(shape), lambda i, j, k: tuple(
-      {0: i, 4: j, 2: k}.get(a, 0) for a in axes))
-
-
-def _result(plan, dtype, axis=None, planes=False):
-  axes, merged = _lies(plan, axis, planes)
-  shape = [2 if a < 0 else plan.lengths[a] for a in axes]
-  if merged:
-    shape[-2:] = [shape[-2] * shape[-1]]
-  return jax.ShapeDtypeStruct(tuple(shape), dtype)
-
-
-def _call(plan, x, added, gates, spread, dtype, interpret):
+def _call(plan, x, given, groups, spread, dtype, interpret):
   """Calls the kernel on arrays that have their usual axes.
 
-  Returns ({axis: result, or (planes, places)}, what is written, or None).
+  Returns ({(target, axis): sums, or (planes, places)}, what is written, or
+  None).
   """
-  operands = [(a, None, False) for a in (x, added) if a is not None]
-  operands += [(gate, axis, False) for axis, gate in gates.items()]
-  for axis, (planes, places) in spread.items():
-    operands += [(planes, axis, True), (places, axis, False)]
-  # Types and what `_lie` wants to know of each.
-  results = []
-  for axis in plan.axes:
-    results.append((dtype if plan.pools else gates[axis].dtype, axis,
-                    plan.pools))
-    if plan.pools:
-      results.append((jnp.uint8 if plan.lengths[axis] <= 256 else jnp.int32,
-                      axis, False))
-  if plan.writes:
-    results.append((dtype, None, False))
-  n, *_, h, w, c = plan.lengths
-  shapes = [_result(plan, *r) for r in results]
-  arrays = [_lie(plan, *operand) for operand in operands]
-  in_specs = [_block(plan, *operand[1:]) for operand in operands]
-  out_specs = [_block(plan, *r[1:]) for r in results]
-  scratch = [((w, *plan.tile), _F32)] * (plan.parts if 2 in plan.axes else 0)
+  layout, kinds = plan.layout, _arguments(plan)
+  arrays = [a for a in (x if plan.sums else None, given) if a is not None]
+  arrays += [groups[k][axis] for k, axes in plan.groups for axis in axes]
+  arrays += [a for k, axes in plan.spread for axis in axes
+             for a in spread[k][axis]]
+  results = _results(plan, dtype, jax.tree.map(lambda a: a.dtype, groups))
+  n, t, h, w, c = plan.lengths
+  arrays = [layout.lay(a, kind) for a, kind in zip(arrays, kinds, strict=True)]
+  shapes = [layout.shape(*result) for result in results]
   found = pl.pallas_call(
-      functools.partial(_kernel, plan=plan),
-      grid=(n // plan.clips, c // plan.channels, h), in_specs=in_specs,
-      out_specs=out_specs, out_shape=shapes,
-      scratch_shapes=[pltpu.VMEM(*s) for s in scratch],
+      functools.partial(_kernel, plan=plan), grid=layout.grid,
+      in_specs=[layout.block(kind) for kind in kinds],
+      out_specs=[layout.block(kind) for kind, _ in results],
+      out_shape=shapes,
+      scratch_shapes=[pltpu.VMEM(*s) for s in _scratch(plan)],
       compiler_params=pltpu.CompilerParams(
-          vmem_limit_bytes=per_device.memory_limit(per_device.memory(
-              [(spec.block_shape, a.dtype) for spec, a in zip(
-                  (*in_specs, *out_specs), (*arrays, *shapes))], scratch)),
+          vmem_limit_bytes=per_device.memory_limit(_memory(
+              plan, zip(kinds, (a.dtype for a in arrays)), results)),
           dimension_semantics=('parallel', 'parallel', 'arbitrary')),
       cost_estimate=pl.CostEstimate(
-          flops=n * plan.lengths[1] * h * w * c * (
-              plan.parts * len(plan.axes) + 2 * len(plan.spread)
-              + len(plan.gates) + 1), transcendentals=0,
-          bytes_accessed=sum(a.size * a.dtype.itemsize
-                             for a in (*arrays, *shapes))),
+          flops=n * t * h * w * c * (
+              plan.parts * len(plan.sums)
+              + sum(len(axes) for _, axes in plan.groups)
+              + 2 * sum(len(axes) for _, axes in plan.spread) + 1),
+          transcendentals=0, bytes_accessed=sum(
+              a.size * a.dtype.itemsize for a in (*arrays, *shapes))),
       interpret=interpret)(*arrays)
-  found = [_back(plan, f, *r[1:]) for f, r in zip(found, results)]
+  found = [layout.back(f, kind) for f, (kind, _) in zip(found, results)]
   written = found.pop() if plan.writes else None
   if plan.pools:
     found = list(zip(found[::2], found[1::2]))
-  return dict(zip(plan.axes, found)), written
+  return dict(zip(plan.sums, found, strict=True)), written
 
 
-def pool(x, gates, axes, interpret=False):
+def _axes(groups):
+  return tuple((k, tuple(of)) for k, of in groups.items())
+
+
+def pool(x, groups, axes, interpret=False):
   """Pools a clip times its gates.
 
   Args:
     x: [N, T, H, W, C].
-    gates: {axis: [N, ...]}, or {}.
+    groups: list of groups of gates, {axis: [N, ...]}; the clip is multiplied by
+      the mean of each group, one after the other.
     axes: the axes to pool.
     interpret: do not compile.
 
   Returns:
     {axis: (planes [N, 2, ...], where each maximum is [N, ...])}.
   """
-  def call(x, gates):
-    plan = _Plan(x.shape, pools=True, axes=axes, gates=tuple(gates))
-    return _call(plan, x, None, gates, {}, x.dtype, interpret)[0]
+  groups = dict(enumerate(groups))
 
-  return per_device.by_clips(call, (x, gates))
+  def call(x, groups):
+    plan = _Plan(x.shape, groups=_axes(groups), seen=tuple(groups), pools=axes)
+    found, _ = _call(plan, x, None, groups, {}, x.dtype, interpret)
+    return {axis: f for (_, axis), f in found.items()}
+
+  return per_device.by_clips(call, (x, groups))
 
 
-def pool_gradients(x, gates, places, to_planes, added, shape,
-                   interpret=False):
-  """Computes the gradients of `pool`.
+def gradients(x, given, groups, spread, terms, targets=(), writes=False,
+              interpret=False):
+  """Adds up terms of a clip's gradient, and gives gates their part of them.
+
+  A term begins with `given`, or with gradients of planes that are brought to
+  where they come from, and is multiplied by groups of gates.
 
   Args:
-    x: see `pool`; None if there are no gates.
-    gates: see `pool`.
-    places: {axis: where each maximum is}.
-    to_planes: {axis: gradient of its planes}.
-    added: a gradient of the clip to be added to its own, or None.
-    shape: the clip's.
+    x: [N, T, H, W, C]; not used if there are no targets.
+    given: [N, T, H, W, C]; not used if no term is of it.
+    groups: {number: {axis: gate [N, ...]}}.
+    spread: {number: {axis: (gradient of planes [N, 2, ...], places)}}; see
+      `pool`.
+    terms: pairs of what a term begins with, `GIVEN` or a number, and the
+      numbers of its groups.
+    targets: the numbers of groups whose gradients are wanted.
+    writes: the sum of all terms is wanted.
     interpret: do not compile.
 
   Returns:
-    (gradient of the clip, {axis: that of a gate}).
+    ({number: {axis: gradient of the gate}}, sum [N, T, H, W, C] or None).
   """
-  def call(x, gates, places, to_planes, added):
-    first = next(iter(to_planes.values()))
-    plan = _Plan((len(first), *shape[1:]), axes=tuple(gates),
-                 gates=tuple(gates), spread=tuple(to_planes),
-                 added=added is not None, writes=True)
-    spread = {axis: (g, places[axis]) for axis, g in to_planes.items()}
-    to_gates, to_x = _call(plan, x, added, gates, spread, first.dtype,
-                           interpret)
-    return to_x, to_gates
+  sources = {source for source, _ in terms}
+  groups = {k: gates for k, gates in groups.items()
+            if k in targets or any(k in of for _, of in terms)}
+  spread = {k: of for k, of in spread.items() if k in sources}
+  clips = x if targets else None, given if GIVEN in sources else None
 
-  return per_device.by_clips(
-      call, (x if gates else None, gates, places, to_planes, added))
+  def call(x, given, groups, spread):
+    one = jax.tree.leaves((given, spread))[0]
+    plan = _Plan(
+        (len(one), *shape[1:]), groups=_axes(groups), spread=_axes(spread),
+        terms=terms, targets=targets, writes=writes)
+    found, written = _call(plan, x, given, groups, spread, one.dtype, interpret)
+    return {k: {axis: found[k, axis] for axis in groups[k]}
+            for k in targets}, written
 
-
-def gate(x, gates, interpret=False):
-  """Multiplies a clip by the mean of its gates.
-
-  Args:
-    x: see `pool`.
-    gates: see `pool`; at least one.
-    interpret: do not compile.
-
-  Returns:
-    [N, T, H, W, C].
-  """
-  def call(x, gates):
-    plan = _Plan(x.shape, gates=tuple(gates), added=True, writes=True)
-    return _call(plan, None, x, gates, {}, x.dtype, interpret)[1]
-
-  return per_device.by_clips(call, (x, gates))
-
-
-def gate_gradients(x, gates, g, interpret=False):
-  """Computes the gradients of gating.
-
-  Args:
-    x: see `pool`.
-    gates: see `pool`; at least one.
-    g: gradient of the gated clip.
-    interpret: do not compile.
-
-  Returns:
-    (gradient of the clip, {axis: that of a gate}).
-  """
-  def call(x, gates, g):
-    plan = _Plan(x.shape, axes=tuple(gates), gates=tuple(gates), added=True,
-                 writes=True)
-    to_gates, to_x = _call(plan, x, g, gates, {}, x.dtype, interpret)
-    return to_x, to_gates
-
-  return per_device.by_clips(call, (x, gates, g))
+  shape = x.shape
+  return per_device.by_clips(call, (*clips, groups, spread))

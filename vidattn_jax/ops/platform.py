@@ -22,6 +22,11 @@ def compile_for(name: str):
   _absent.add(name)
 
 
+def may_be_tpu() -> bool:
+  """Tells whether what is traced may be compiled for a TPU."""
+  return 'tpu' in _absent or jax.default_backend() == 'tpu'
+
+
 def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   """Calls the form that suits the platform that the program is compiled for.
 
@@ -45,7 +50,6 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   forms = {'cpu': on_cpu}
   if on_accelerator is not None:
     forms |= dict.fromkeys(('cuda', 'rocm', 'tpu'), on_accelerator)
-  if on_tpu is not None and (
-      'tpu' in _absent or jax.default_backend() == 'tpu'):
+  if on_tpu is not None and may_be_tpu():
     forms['tpu'] = on_tpu
   return lax.platform_dependent(*args, **forms, default=plain)
