@@ -14,8 +14,10 @@ import pytest
 import small
 
 from vidattn_jax.attention import aia
+from vidattn_jax.backbones import resnet
 from vidattn_jax.ops import chains
 from vidattn_jax.ops import clip_kernels
+from vidattn_jax.ops import normalized
 from vidattn_jax.ops import per_device
 from vidattn_jax.ops import plane_convolution
 from vidattn_jax.ops import plane_kernels
@@ -77,10 +79,12 @@ def _gates(shape, axes, seed=0):
 def test_pool(shape, axes, gated, dtype):
   # With one decimal, many numbers are equal: the first of them counts.
   x = _random(shape, decimals=1).astype(dtype)
+  # Numbers that are exact, so that equal ones stay equal.
+  norm = _random((3, shape[4]), 7).round() if len(gated) > 1 else None
   groups = [{axis: gate.astype(dtype) for axis, gate in
              _gates(shape, of, 10 * i).items()} for i, of in enumerate(gated)]
-  found = clip_kernels.pool(x, groups, axes, interpret=True)
-  z = functools.reduce(planes.times_mean, groups, x)
+  found = clip_kernels.pool(x, norm, groups, axes, interpret=True)
+  z = functools.reduce(planes.times_mean, groups, normalized.value(x, norm))
   for axis in axes:
     largest, place, total = planes._pool_plain(z, axis)
     pooled, places = found[axis]
@@ -110,26 +114,37 @@ TERMS = {
 
 
 @SHAPES
-@pytest.mark.parametrize('name', [
-    'two groups', 'all', *(slow(n) for n in (
+@pytest.mark.parametrize('name, normed', [
+    ('two groups', True), ('all', True), slow('all', False),
+    *(slow(n, normed) for normed in (True, False) for n in (
         'gates', 'planes', 'of one group', 'some'))])
-def test_gradients(shape, name):
+def test_gradients(shape, name, normed):
   x, given = _random(shape), _random(shape, 1)
   gated, pooled, terms, targets, writes = TERMS[name]
   groups = {i: _gates(shape, of, 10 * i) for i, of in enumerate(gated)}
   spread = {}
   for i, of in enumerate(pooled):
-    found = clip_kernels.pool(_random(shape, 100 + i), [], of, interpret=True)
+    found = clip_kernels.pool(_random(shape, 100 + i), None, [], of,
+                              interpret=True)
     spread[i] = {axis: (_random(p.shape, 100 * i + axis), place)
                  for axis, (p, place) in found.items()}
-  wanted = chains._gradients(x, given, groups, spread, tuple(terms), targets,
+  clip = normalized.Clip(x, _random((3, shape[4]), 7) if normed else None)
+  wanted = chains._gradients(clip, given, groups, spread, tuple(terms), targets,
                              writes)
-  found = clip_kernels.gradients(x, given, groups, spread, tuple(terms),
+  found = clip_kernels.gradients(*clip, given, groups, spread, tuple(terms),
                                  targets, writes, interpret=True)
   assert jax.tree.structure(found) == jax.tree.structure(wanted)
   for ours, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted),
                          strict=True):
     assert _error(ours, other) < 1e-5
+
+
+@SHAPES
+def test_gating(shape):
+  clip = normalized.Clip(_random(shape), _random((3, shape[4]), 7))
+  groups = [_gates(shape, THW), _gates(shape, (4,), 10)]
+  found = clip_kernels.apply(*clip, groups, interpret=True)
+  assert _error(found, chains._apply(clip, groups)) < 1e-6
 
 
 @pytest.mark.parametrize('shape', [
@@ -148,9 +163,9 @@ def test_convolution_and_its_gradients(shape):
     assert _error(ours, other) < 5e-6
 
 
-def _value_and_gradients(unit, variables, x, g):
+def _value_and_gradients(unit, variables, x, g, train=True):
   def loss(params, x):
-    y, updated = unit.apply({**variables, 'params': params}, x, train=True,
+    y, updated = unit.apply({**variables, 'params': params}, x, train=train,
                             mutable=['batch_stats'])
     return (y * g).sum(), (y, updated)
 
@@ -189,6 +204,28 @@ def test_units_have_the_same_numbers(name, shape, request):
       variables, x, g)
   assert {'pool', 'convolve', 'gradients'} <= set(chosen)
   _compare(found, wanted)
+
+
+@pytest.mark.parametrize('bottleneck, name, shape', [
+    (True, 'CinST', NARROW), slow(False, 'CinST->STinC', NARROW),
+    slow(True, 'STinC->CinST', (8, 3, 2, 4, 128))])
+def test_a_block_that_leaves_its_norm_to_the_unit(bottleneck, name, shape,
+                                                  request):
+  block = resnet.Block(width=shape[4], expansion=1, bottleneck=bottleneck,
+                       attention=aia.UNITS[name], temporal=(1, 1, 1))
+  x = _random(shape)
+  variables = block.init(jax.random.key(0), x)
+  # Other than what BatchNorm begins with.
+  variables = jax.tree.map(
+      lambda a: a + 0.3 * jnp.abs(_random(a.shape, a.size)), variables)
+  calls = [jax.jit(functools.partial(_value_and_gradients, block, train=train))
+           for train in (True, False)]
+  g = _random(shape, 1)
+  wanted = [call(variables, x, g) for call in calls]
+  chosen = request.getfixturevalue('interpreted')
+  for call, other in zip(calls, wanted):
+    _compare(call(variables, x, g), other)
+  assert 'apply' in chosen
 
 
 @pytest.mark.parametrize('name, shape', [
@@ -301,8 +338,8 @@ def test_a_broken_kernel_is_caught(broken, mutate, name, request, monkeypatch):
 def test_gradients_of_gates_have_their_type():
   x = _random(NARROW).astype(jnp.bfloat16)
   gates = _gates(NARROW, (4,))
-  to_gates, to_x = clip_kernels.gradients(
-      x, x, {0: gates}, {}, ((GIVEN, (0,)),), (0,), True, interpret=True)
+  to_gates, to_x, _ = clip_kernels.gradients(
+      x, None, x, {0: gates}, {}, ((GIVEN, (0,)),), (0,), True, interpret=True)
   assert to_x.dtype == jnp.bfloat16 and to_gates[0][4].dtype == jnp.float32
 
 
@@ -315,7 +352,7 @@ def test_corners_of_pooling(shape, axes):
   x = _random(shape, decimals=1)
   if shape[4] == 8:  # Clips that share a register must be finite.
     x = x.at[0].set(-jnp.inf)
-  found = clip_kernels.pool(x, [], axes, interpret=True)
+  found = clip_kernels.pool(x, None, [], axes, interpret=True)
   for axis in axes:
     largest, place, total = planes._pool_plain(x, axis)
     pooled, places = found[axis]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vidattn_jax.ops import chains
+from vidattn_jax.ops import normalized
 from vidattn_jax.ops import plane_convolution
 from vidattn_jax.ops import planes
 
@@ -67,7 +68,73 @@ class Gate(nn.Module):
     return gate
 
 
-class _Unit(nn.Module):
+class _Row(nn.Module):
+  """Units one after the other, which may be called as one function."""
+
+  def units(self):
+    """Returns the units that follow one another, by their paths; or none."""
+    raise NotImplementedError
+
+  def takes_clip(self, x: jax.Array) -> bool:
+    """Tells whether clips like `x` may come as a `normalized.Clip`."""
+    units = self.units()
+    return bool(units) and chains.suits(_chain(units)[0], x)
+
+  def as_one(self, x: jax.Array | normalized.Clip, train: bool) -> jax.Array:
+    """Returns what the units return, by a function with its own gradient."""
+    chain, paths = _chain(self.units())
+    clip = x if isinstance(x, normalized.Clip) else normalized.Clip(x)
+
+    def run(module, clip, call):
+      def gates_of(k, pooled):
+        return {axis: call(k, axis, functools.reduce(getattr, path, module),
+                           pooled[axis])
+                for axis, path in paths[k].items()}
+
+      return chains.forward(chain, clip, gates_of)
+
+    def plainly(module, clip):
+      y, *_ = run(module, clip, lambda k, axis, gate, pooled: gate(
+          pooled, train))
+      return y
+
+    def forward(module, clip):
+      pulls = [{} for _ in paths]
+
+      def call(k, axis, gate, pooled):
+        found, pulls[k][axis] = nn.vjp(
+            lambda gate, pooled: gate(pooled, train), gate, pooled)
+        return found
+
+      y, groups, places = run(module, clip, call)
+      return y, (clip, groups, places, pulls)
+
+    def backward(residuals, g):
+      clip, groups, places, pulls = residuals
+      to_params = {}
+
+      def pull(k, to_gates):
+        to_planes = {}
+        for axis, path in paths[k].items():
+          found, to_planes[axis] = pulls[k][axis](to_gates[axis])
+          to_params.update({(*path, *rest): leaf for rest, leaf in (
+              traverse_util.flatten_dict(found['params']).items())})
+        return to_planes
+
+      to_clip = chains.backward(chain, clip, groups, places, g, pull)
+      return {'params': traverse_util.unflatten_dict(to_params)}, to_clip
+
+    return nn.custom_vjp(plainly, forward, backward)(self, clip)
+
+
+def _chain(units):
+  """Returns the chain of {path: unit}, and each step's {axis: path of gate}."""
+  paths = [[{AXES[name]: (*path, name) for name in pooled}
+            for pooled, _ in unit.steps] for path, unit in units.items()]
+  return chains.of_units(paths), [step for unit in paths for step in unit]
+
+
+class _Unit(_Row):
   """Gates in a row, each of them seeing what the ones before have weighted.
 
   Attributes:
@@ -83,11 +150,14 @@ class _Unit(nn.Module):
       for name in pooled:
         setattr(self, name, Gate(kernel_init, self.dtype))
 
+  def units(self):
+    """See the base class."""
+    return {(): self}
+
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
-    chain, paths = _chain({(): self})
-    if chains.suits(chain, x):
-      return _call_chain(self, chain, paths, x, train)
+    if isinstance(x, normalized.Clip) or self.takes_clip(x):
+      return self.as_one(x, train)
     gates = {}
     for pooled, _ in self.steps:
       found, x = planes.pool_gated(
@@ -123,7 +193,7 @@ class STinC(_Unit):
   steps = ('THW', _KAIMING), ('C', _XAVIER)
 
 
-class Pair(nn.Module):
+class Pair(_Row):
   """Two units, one after the other or side by side.
 
   Attributes:
@@ -141,63 +211,18 @@ class Pair(nn.Module):
     self.eft1 = self.first(dtype=self.dtype)
     self.eft2 = self.second(dtype=self.dtype)
 
+  def units(self):
+    """See the base class."""
+    return {} if self.parallel else {('eft1',): self.first,
+                                     ('eft2',): self.second}
+
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
     if self.parallel:
       return (self.eft1(x, train) + self.eft2(x, train)) / 2
-    chain, paths = _chain({('eft1',): self.eft1, ('eft2',): self.eft2})
-    if chains.suits(chain, x):
-      return _call_chain(self, chain, paths, x, train)
+    if isinstance(x, normalized.Clip) or self.takes_clip(x):
+      return self.as_one(x, train)
     return self.eft2(self.eft1(x, train), train)
-
-
-def _chain(units):
-  """Returns the chain of {path: unit}, and each step's {axis: path of gate}."""
-  steps = [[{AXES[name]: (*path, name) for name in pooled}
-            for pooled, _ in unit.steps] for path, unit in units.items()]
-  return chains.of_units(steps), [step for unit in steps for step in unit]
-
-
-def _call_chain(module, chain, paths, x, train):
-  """Calls units as one function, whose gradient is written out."""
-  def run(module, x, call):
-    def gates_of(k, pooled):
-      return {axis: call(k, axis, functools.reduce(getattr, path, module),
-                         pooled[axis])
-              for axis, path in paths[k].items()}
-
-    return chains.forward(chain, x, gates_of)
-
-  def plainly(module, x):
-    return run(module, x, lambda k, axis, gate, pooled: gate(pooled, train))[0]
-
-  def forward(module, x):
-    pulls = [{} for _ in paths]
-
-    def call(k, axis, gate, pooled):
-      found, pulls[k][axis] = nn.vjp(
-          lambda gate, pooled: gate(pooled, train), gate, pooled)
-      return found
-
-    y, groups, places = run(module, x, call)
-    return y, (x, groups, places, pulls)
-
-  def backward(residuals, g):
-    x, groups, places, pulls = residuals
-    to_params = {}
-
-    def pull(k, to_gates):
-      to_planes = {}
-      for axis, path in paths[k].items():
-        found, to_planes[axis] = pulls[k][axis](to_gates[axis])
-        to_params.update({(*path, *rest): leaf for rest, leaf in (
-            traverse_util.flatten_dict(found['params']).items())})
-      return to_planes
-
-    to_x = chains.backward(chain, x, groups, places, g, pull)
-    return {'params': traverse_util.unflatten_dict(to_params)}, to_x
-
-  return nn.custom_vjp(plainly, forward, backward)(module, x)
 
 
 UNITS = {

@@ -137,6 +137,54 @@ def attend(block: nn.Module, x: jax.Array, position: str,
                     train)
 
 
+def leaves_norm(block: nn.Module, x: jax.Array, position: str) -> bool:
+  """Tells whether a clip is not normalised before the unit that stands here.
+
+  The unit does that on the way then, see `Norm`.
+
+  Args:
+    block: see `attend`.
+    x: [N, T, H, W, C], yet to be normalised.
+    position: the place in the block.
+  """
+  if block.attention is None or block.position != position:
+    return False
+  unit = block.attention(dtype=block.dtype, parent=None)
+  return hasattr(unit, 'takes_clip') and unit.takes_clip(x)
+
+
+class Norm(nn.Module):
+  """What BatchNorm does to each channel, for others to do: `normalized.Clip`.
+
+  Variables and numbers are those of `nn.BatchNorm`.
+
+  Attributes:
+    momentum: of the running statistics.
+    epsilon: what is added to the variance.
+  """
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns [3, C] from [..., C]: mean, factor and bias."""
+    shape = x.shape[-1:]
+    kept = [self.variable('batch_stats', name, init, shape, jnp.float32)
+            for name, init in (('mean', jnp.zeros), ('var', jnp.ones))]
+    mean, var = (of.value for of in kept)
+    if train:
+      wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+      axes = tuple(range(x.ndim - 1))
+      mean = wide.mean(axes)
+      var = jnp.maximum(0.0, (wide * wide).mean(axes) - mean * mean)
+      if not self.is_initializing():
+        for of, now in zip(kept, (mean, var)):
+          of.value = self.momentum * of.value + (1 - self.momentum) * now
+    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+    return jnp.stack([mean, jax.lax.rsqrt(var + self.epsilon) * scale, bias])
+
+
 def attended(attention: Callable[..., nn.Module] | None,
              stages: tuple[int, ...], blocks: tuple[int, ...] | None,
              stage: int, block: int, depth: int):

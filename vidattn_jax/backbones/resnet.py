@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from vidattn_jax import names
 from vidattn_jax.backbones import layers
 from vidattn_jax.backbones import remat
+from vidattn_jax.ops import normalized
 from vidattn_jax.ops import temporal_shift
 
 # Blocks of each stage.
@@ -104,20 +105,26 @@ class Block(nn.Module):
         return y
       return merged(layers.attend(self, split(y), position, train))
 
+    def norm_and_attend(y, name, position):
+      if not layers.leaves_norm(self, split(y), position):
+        return attend(norm(y, name), position)
+      clip = normalized.Clip(split(y), layers.Norm(name=name)(y, train))
+      return merged(layers.attend(self, clip, position, train))
+
     out = self.width * (self.expansion if self.bottleneck else 1)
     y = merged(temporal_shift.temporal_shift(x) if self.shift else x)
     x = merged(x)
     if self.bottleneck:
       y = nn.relu(norm(conv(y, 'conv1', self.width, lengths[0], 1), 'bn1'))
-      y = norm(conv(y, 'conv2', self.width, lengths[1], 3, strided=True,
-                    groups=self.groups), 'bn2')
-      y = nn.relu(attend(y, 'bn2'))
+      y = conv(y, 'conv2', self.width, lengths[1], 3, strided=True,
+               groups=self.groups)
+      y = nn.relu(norm_and_attend(y, 'bn2', 'bn2'))
       y = norm(conv(y, 'conv3', out, lengths[2], 1), 'bn3')
     else:
       y = nn.relu(norm(conv(y, 'conv1', self.width, lengths[0], 3,
                             strided=True), 'bn1'))
-      y = attend(norm(conv(y, 'conv2', self.width, lengths[1], 3), 'bn2'),
-                 'bn2')
+      y = norm_and_attend(conv(y, 'conv2', self.width, lengths[1], 3), 'bn2',
+                          'bn2')
     y = attend(y, 'before_sum')
     if x.shape[-1] != out or max(strides) > 1:
       if self.shortcut == 'A':

@@ -19,6 +19,7 @@ import operator
 import jax
 
 from vidattn_jax.ops import clip_kernels
+from vidattn_jax.ops import normalized
 from vidattn_jax.ops import per_device
 from vidattn_jax.ops import planes
 from vidattn_jax.ops import platform
@@ -63,12 +64,12 @@ def suits(chain: Chain, x: jax.Array) -> bool:
           and clip_kernels.takes(x, *(axes for _, axes in chain.steps)))
 
 
-def forward(chain: Chain, x: jax.Array, gates_of: Callable):
+def forward(chain: Chain, clip: normalized.Clip, gates_of: Callable):
   """Gates a clip.
 
   Args:
     chain: the steps.
-    x: [N, T, H, W, C].
+    clip: [N, T, H, W, C].
     gates_of: function from a step's number and {axis: planes [N, 2, ...]} to
       {axis: gate [N, ...]}.
 
@@ -78,21 +79,19 @@ def forward(chain: Chain, x: jax.Array, gates_of: Callable):
   """
   groups, places = [], []
   for k, (seen, axes) in enumerate(chain.steps):
-    found = _pool(x, [groups[j] for j in seen], axes)
+    found = _pool(clip, [groups[j] for j in seen], axes)
     groups.append(gates_of(k, {axis: p for axis, (p, _) in found.items()}))
     places.append({axis: place for axis, (_, place) in found.items()})
-  named = {k: groups[k] for k in chain.applied}
-  _, y = _gradients(x, x, named, {}, ((_GIVEN, chain.applied),), writes=True)
-  return y, groups, places
+  return _apply(clip, [groups[k] for k in chain.applied]), groups, places
 
 
-def backward(chain: Chain, x: jax.Array, groups, places, g: jax.Array,
-             pull: Callable) -> jax.Array:
+def backward(chain: Chain, clip: normalized.Clip, groups, places, g: jax.Array,
+             pull: Callable) -> normalized.Clip:
   """Computes the gradient of `forward`.
 
   Args:
     chain: see `forward`.
-    x: see `forward`.
+    clip: see `forward`.
     groups: what `forward` returned.
     places: what `forward` returned.
     g: gradient of the gated clip.
@@ -105,32 +104,45 @@ def backward(chain: Chain, x: jax.Array, groups, places, g: jax.Array,
   groups, spread = dict(enumerate(groups)), {}
   terms = [(_GIVEN, chain.applied)]
   # What came back is read once with the clip, for all gates between them.
-  of_given, _ = _gradients(x, g, groups, {}, tuple(terms), chain.applied)
+  of_given, *_ = _gradients(clip, g, groups, {}, tuple(terms), chain.applied)
   for k, (seen, _) in reversed(list(enumerate(chain.steps))):
     # All terms with these gates are known by now: later steps made them.
     found = [of_given[k]] if k in of_given else []
     if later := tuple(term for term in terms[1:] if k in term[1]):
-      found.append(_gradients(x, g, groups, spread, later, (k,))[0][k])
+      found.append(_gradients(clip, g, groups, spread, later, (k,))[0][k])
     to_planes = pull(k, jax.tree.map(lambda *parts: sum(parts), *found))
     spread[k] = {axis: (to_planes[axis], place)
                  for axis, place in places[k].items()}
     terms.append((k, seen))
-  return _gradients(x, g, groups, spread, tuple(terms), writes=True)[1]
+  _, to_clip, sums = _gradients(clip, g, groups, spread, tuple(terms),
+                                writes=True)
+  return normalized.gradient(clip, to_clip, sums)
 
 
-def _pool(x, groups, axes):
+def _pool(clip, groups, axes):
   """Returns {axis: (planes, places)} of the clip times groups of gates."""
-  def plain(x, groups):
-    return planes.pool(functools.reduce(planes.times_mean, groups, x), {}, axes)
+  def plain(x, norm, groups):
+    return planes.pool(functools.reduce(
+        planes.times_mean, groups, normalized.value(x, norm)), {}, axes)
 
   return platform.by_platform(
-      plain, plain, x, groups,
+      plain, plain, *clip, groups,
       on_tpu=functools.partial(clip_kernels.pool, axes=axes))
 
 
-def _gradients(x, given, groups, spread, terms, targets=(), writes=False):
+def _apply(clip, groups):
+  """Returns the clip times groups of gates."""
+  def plain(x, norm, groups):
+    return functools.reduce(planes.times_mean, groups,
+                            normalized.value(x, norm))
+
+  return platform.by_platform(plain, plain, *clip, groups,
+                              on_tpu=clip_kernels.apply)
+
+
+def _gradients(clip, given, groups, spread, terms, targets=(), writes=False):
   """Adds up terms of a clip's gradient, see `clip_kernels.gradients`."""
-  def plain(x, given, groups, spread):
+  def plain(x, norm, given, groups, spread):
     def times(source, by):
       start = given if source is _GIVEN else functools.reduce(operator.add, [
           planes.spread(axis, x.shape[axis], place, g)
@@ -142,10 +154,13 @@ def _gradients(x, given, groups, spread, terms, targets=(), writes=False):
           times(source, [k for k in by if k != without])
           for source, by in terms if without is None or without in by])
 
-    return ({k: planes.sum_products(x, total(k), groups[k]) for k in targets},
-            total() if writes else None)
+    to_gates = {k: planes.sum_products(normalized.value(x, norm), total(k),
+                                       groups[k]) for k in targets}
+    if not writes:
+      return to_gates, None, None
+    return to_gates, total(), normalized.sums(x, norm, total())
 
   return platform.by_platform(
-      plain, plain, x, given, groups, spread,
+      plain, plain, *clip, given, groups, spread,
       on_tpu=functools.partial(clip_kernels.gradients, terms=terms,
                                targets=targets, writes=writes))

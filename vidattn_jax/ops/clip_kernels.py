@@ -20,8 +20,8 @@ from vidattn_jax.ops import per_device
 
 _LANES, _SUBLANES = clip_layout.LANES, clip_layout.SUBLANES
 _F32 = jnp.float32
-# What gradients by gates begin with: the gradient of the gated clip itself.
-GIVEN = None
+# What terms begin with: the gradient of the gated clip, and the clip itself.
+GIVEN, _CLIP = None, -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,13 @@ class _Plan:
     spread: the axes of each group of planes.
     seen: the groups of gates that the clip is multiplied by, to be pooled.
     pools: the axes to pool, each alone.
-    terms: pairs of what a gradient of the clip begins with, a group of planes
-      or `GIVEN`, and the groups of gates that it is multiplied by.
+    terms: pairs of what each begins with, `GIVEN`, `_CLIP` or the gradients of
+      a group of planes, and the groups of gates that it is multiplied by.
     targets: the groups of gates whose gradients are summed, each without its
       own factor.
     writes: the sum of the terms is written.
+    normalized: each channel of the clip is to be shifted and scaled first.
+    to_norm: the gradients of that are summed.
   """
   lengths: tuple[int, ...]
   groups: tuple[tuple[int, tuple[int, ...]], ...] = ()
@@ -50,6 +52,14 @@ class _Plan:
   terms: tuple[tuple[int | None, tuple[int, ...]], ...] = ()
   targets: tuple[int, ...] = ()
   writes: bool = False
+  normalized: bool = False
+  to_norm: bool = False
+
+  @property
+  def reads(self):
+    """Whether the clip is read."""
+    return (bool(self.sums) or self.to_norm
+            or any(source == _CLIP for source, _ in self.terms))
 
   @property
   def sums(self):
@@ -231,7 +241,8 @@ def _kernel(*refs, plan):
   def along(axis):
     return [key for key in plan.sums if key[1] == axis]
 
-  x_ref, = take() if plan.sums else (None,)
+  x_ref, = take() if plan.reads else (None,)
+  norm_ref, = take() if plan.reads and plan.normalized else (None,)
   given_ref, = take() if plan.given else (None,)
   gate_refs = {k: {axis: take()[0] for axis in axes}
                for k, axes in plan.groups}
@@ -239,6 +250,7 @@ def _kernel(*refs, plan):
                  for k, axes in plan.spread}
   results = {key: take(2 if plan.pools else 1) for key in plan.sums}
   written_ref, = take() if plan.writes else (None,)
+  to_norm_ref, = take() if plan.to_norm else (None,)
   over_height = {key: take(plan.parts) for key in along(2)}
   clip_ref = next(r for r in (x_ref, given_ref, written_ref) if r is not None)
 
@@ -258,16 +270,24 @@ def _kernel(*refs, plan):
           ref[...] = jnp.full(ref.shape, value, _F32)
 
   def column(w, carry):
-    over_width, over_channels = carry
+    over_width, over_channels, over_all = carry
     gates = {k: _gate(plan, of, w, dtype) for k, of in gate_refs.items()}
     sources = {k: _spread(plan, of, w, h) for k, of in spread_refs.items()}
     if plan.given:
       sources[GIVEN] = _f32(given_ref[0, w])
+    x = _f32(x_ref[0, w]) if plan.reads else None
+    if norm_ref is not None:
+      mean, factor, bias = (norm_ref[i] for i in range(3))
+      shifted = x - mean
+      x = (shifted * factor + bias).astype(dtype).astype(_F32)
+    sources[_CLIP] = x
     if plan.writes:
-      written_ref[0, w] = _add_terms(plan.terms, sources, gates).astype(dtype)
+      written = _add_terms(plan.terms, sources, gates)
+      written_ref[0, w] = written.astype(dtype)
+      if plan.to_norm:
+        over_all = over_all[0] + written, over_all[1] + written * shifted
     if not plan.sums:
-      return carry
-    x = _f32(x_ref[0, w])
+      return over_width, over_channels, over_all
     if plan.pools:
       for k in plan.seen:
         x = (x * gates[k]).astype(dtype).astype(_F32)
@@ -291,17 +311,29 @@ def _kernel(*refs, plan):
               jnp.where(here, found, kept)
               for found, kept in zip(_within(plan, summed[key[0]], 4), before))
           for key, before in over_channels.items()}
-    return over_width, over_channels
+    return over_width, over_channels, over_all
 
-  over_width, over_channels = lax.fori_loop(0, width, column, (
+  over_width, over_channels, over_all = lax.fori_loop(0, width, column, (
       {key: tuple(jnp.full(layout.tile, s, _F32) for s in start)
        for key in along(3)},
-      {key: tuple(jnp.zeros(row, _F32) for _ in start) for key in along(4)}))
+      {key: tuple(jnp.zeros(row, _F32) for _ in start) for key in along(4)},
+      (jnp.zeros(layout.tile, _F32),) * 2 * plan.to_norm))
   for key, found in over_width.items():
     _write(plan, key, results[key], (0,), found)
   for key, found in over_channels.items():
     _write(plan, key, results[key], (0,), [
         f[:, :, :width] if layout.wide else f[:width] for f in found])
+  for i, total in enumerate(over_all):
+    total = jnp.sum(total, layout.but_channels, keepdims=True)
+    total = total.reshape(to_norm_ref.shape[2:])
+
+    @pl.when(h == 0)
+    def _(i=i, total=total):
+      to_norm_ref[0, i] = total
+
+    @pl.when(h > 0)
+    def _(i=i, total=total):
+      to_norm_ref[0, i] += total
   if over_height:
     @pl.when(h == plan.lengths[2] - 1)
     def _():
@@ -317,7 +349,9 @@ def _arguments(plan):
   """Returns what the kernel's arguments are, in their order."""
   clip = clip_layout.Array()
   return (
-      [clip] * (bool(plan.sums) + plan.given)
+      [clip] * plan.reads
+      + [clip_layout.CHANNELS] * (plan.reads and plan.normalized)
+      + [clip] * plan.given
       + [clip_layout.Array(axis) for _, axes in plan.groups for axis in axes]
       + [clip_layout.Array(axis, planes) for _, axes in plan.spread
          for axis in axes for planes in (True, False)])
@@ -335,6 +369,8 @@ def _results(plan, dtype, gate_types):
       found.append((clip_layout.Array(axis), gate_types[target][axis]))
   if plan.writes:
     found.append((clip_layout.Array(), dtype))
+  if plan.to_norm:
+    found.append((clip_layout.OF_CHANNELS, _F32))
   return found
 
 
@@ -366,19 +402,20 @@ def takes(x: jax.Array, *groups: tuple[int, ...]) -> bool:
   named = tuple(enumerate(groups))
   plan = _Plan((per_device.own(len(x)), *x.shape[1:]), groups=named,
                spread=named, terms=((GIVEN, tuple(range(len(groups)))),),
-               writes=True)
+               writes=True, normalized=True, to_norm=True)
   return _memory(plan, [(kind, x.dtype) for kind in _arguments(plan)],
                  _results(plan, x.dtype, {})) <= per_device.capacity()
 
 
-def _call(plan, x, given, groups, spread, dtype, interpret):
+def _call(plan, x, norm, given, groups, spread, dtype, interpret):
   """Calls the kernel on arrays that have their usual axes.
 
-  Returns ({(target, axis): sums, or (planes, places)}, what is written, or
-  None).
+  Returns ({(target, axis): sums, or (planes, places)}, what is written, what is
+  summed for the norm), the last two None where they are not wanted.
   """
   layout, kinds = plan.layout, _arguments(plan)
-  arrays = [a for a in (x if plan.sums else None, given) if a is not None]
+  arrays = [*([x] * plan.reads), *([norm] * (plan.reads and plan.normalized)),
+            *([given] * plan.given)]
   arrays += [groups[k][axis] for k, axes in plan.groups for axis in axes]
   arrays += [a for k, axes in plan.spread for axis in axes
              for a in spread[k][axis]]
@@ -405,21 +442,24 @@ def _call(plan, x, given, groups, spread, dtype, interpret):
               a.size * a.dtype.itemsize for a in (*arrays, *shapes))),
       interpret=interpret)(*arrays)
   found = [layout.back(f, kind) for f, (kind, _) in zip(found, results)]
+  to_norm = found.pop() if plan.to_norm else None
   written = found.pop() if plan.writes else None
   if plan.pools:
     found = list(zip(found[::2], found[1::2]))
-  return dict(zip(plan.sums, found, strict=True)), written
+  return dict(zip(plan.sums, found, strict=True)), written, to_norm
 
 
 def _axes(groups):
   return tuple((k, tuple(of)) for k, of in groups.items())
 
 
-def pool(x, groups, axes, interpret=False):
+def pool(x, norm, groups, axes, interpret=False):
   """Pools a clip times its gates.
 
   Args:
     x: [N, T, H, W, C].
+    norm: [3, C] in float32, to take (x - norm[0]) * norm[1] + norm[2] for the
+      clip; None to take it as it is.
     groups: list of groups of gates, {axis: [N, ...]}; the clip is multiplied by
       the mean of each group, one after the other.
     axes: the axes to pool.
@@ -430,15 +470,38 @@ def pool(x, groups, axes, interpret=False):
   """
   groups = dict(enumerate(groups))
 
-  def call(x, groups):
-    plan = _Plan(x.shape, groups=_axes(groups), seen=tuple(groups), pools=axes)
-    found, _ = _call(plan, x, None, groups, {}, x.dtype, interpret)
+  def call(x, groups, norm):
+    plan = _Plan(x.shape, groups=_axes(groups), seen=tuple(groups), pools=axes,
+                 normalized=norm is not None)
+    found, *_ = _call(plan, x, norm, None, groups, {}, x.dtype, interpret)
     return {axis: f for (_, axis), f in found.items()}
 
-  return per_device.by_clips(call, (x, groups))
+  return per_device.by_clips(call, (x, groups), (norm,))
 
 
-def gradients(x, given, groups, spread, terms, targets=(), writes=False,
+def apply(x, norm, groups, interpret=False):
+  """Multiplies a clip by its gates.
+
+  Args:
+    x: see `pool`.
+    norm: see `pool`.
+    groups: see `pool`.
+    interpret: do not compile.
+
+  Returns:
+    [N, T, H, W, C].
+  """
+  groups = dict(enumerate(groups))
+
+  def call(x, groups, norm):
+    plan = _Plan(x.shape, groups=_axes(groups), terms=((_CLIP, tuple(groups)),),
+                 writes=True, normalized=norm is not None)
+    return _call(plan, x, norm, None, groups, {}, x.dtype, interpret)[1]
+
+  return per_device.by_clips(call, (x, groups), (norm,))
+
+
+def gradients(x, norm, given, groups, spread, terms, targets=(), writes=False,
               interpret=False):
   """Adds up terms of a clip's gradient, and gives gates their part of them.
 
@@ -446,7 +509,8 @@ def gradients(x, given, groups, spread, terms, targets=(), writes=False,
   where they come from, and is multiplied by groups of gates.
 
   Args:
-    x: [N, T, H, W, C]; not used if there are no targets.
+    x: see `pool`.
+    norm: see `pool`.
     given: [N, T, H, W, C]; not used if no term is of it.
     groups: {number: {axis: gate [N, ...]}}.
     spread: {number: {axis: (gradient of planes [N, 2, ...], places)}}; see
@@ -454,26 +518,30 @@ def gradients(x, given, groups, spread, terms, targets=(), writes=False,
     terms: pairs of what a term begins with, `GIVEN` or a number, and the
       numbers of its groups.
     targets: the numbers of groups whose gradients are wanted.
-    writes: the sum of all terms is wanted.
+    writes: the sum of all terms is wanted, and its sums.
     interpret: do not compile.
 
   Returns:
-    ({number: {axis: gradient of the gate}}, sum [N, T, H, W, C] or None).
+    ({number: {axis: gradient of the gate}}, sum s of the terms
+    [N, T, H, W, C] or None, [2, C] or None: the sums of s and of
+    s * (x - norm[0]) if there are `norm` and s).
   """
   sources = {source for source, _ in terms}
   groups = {k: gates for k, gates in groups.items()
             if k in targets or any(k in of for _, of in terms)}
   spread = {k: of for k, of in spread.items() if k in sources}
-  clips = x if targets else None, given if GIVEN in sources else None
 
-  def call(x, given, groups, spread):
-    one = jax.tree.leaves((given, spread))[0]
+  def call(x, given, groups, spread, norm):
     plan = _Plan(
-        (len(one), *shape[1:]), groups=_axes(groups), spread=_axes(spread),
-        terms=terms, targets=targets, writes=writes)
-    found, written = _call(plan, x, given, groups, spread, one.dtype, interpret)
+        x.shape, groups=_axes(groups), spread=_axes(spread), terms=terms,
+        targets=targets, writes=writes, normalized=norm is not None,
+        to_norm=writes and norm is not None)
+    one = jax.tree.leaves((given, spread))[0]
+    found, written, to_norm = _call(plan, x, norm, given, groups, spread,
+                                    one.dtype, interpret)
     return {k: {axis: found[k, axis] for axis in groups[k]}
-            for k in targets}, written
+            for k in targets}, written, to_norm
 
-  shape = x.shape
-  return per_device.by_clips(call, (*clips, groups, spread))
+  found, written, to_norm = per_device.by_clips(
+      call, (x, given if GIVEN in sources else None, groups, spread), (norm,))
+  return found, written, None if to_norm is None else to_norm.sum(0)

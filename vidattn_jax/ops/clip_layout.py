@@ -35,6 +35,11 @@ class Array:
   planes: bool = False
 
 
+# What a kernel has for each channel: [3, C], of all clips, and [pieces, 2, C],
+# of those that it sees at a time.
+CHANNELS, OF_CHANNELS = 'channels', 'of channels'
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
   """How clips lie, and what a kernel sees of them at a time: rows.
@@ -86,6 +91,11 @@ class Layout:
     """Returns the axis of a tile that is time, or channels."""
     return {1: 1, 4: 2 if self.wide else 0}[axis]
 
+  @property
+  def but_channels(self) -> tuple[int, ...]:
+    """Returns the axes of a tile that are not the channels."""
+    return (0, 1) if self.wide else (1,)
+
   def _lies(self, kind):
     """Returns an array's axes, -1 for [2], and whether frames are the last."""
     axes = (_WIDE if self.wide else _NARROW)[kind.axis]
@@ -93,6 +103,9 @@ class Layout:
 
   def lay(self, array: jax.Array, kind: Array) -> jax.Array:
     """Turns [N, ...] to how it lies."""
+    if kind == CHANNELS:
+      # To be spread over a tile.
+      return jnp.expand_dims(array, 1 if self.wide else 2)
     axes, merged = self._lies(kind)
     if merged:
       # First of all [N * T, ...], as convolutions have it: what lies so already
@@ -108,6 +121,8 @@ class Layout:
 
   def back(self, array: jax.Array, kind: Array) -> jax.Array:
     """Undoes `lay`."""
+    if kind == OF_CHANNELS:
+      return array.reshape(*array.shape[:2], -1)
     axes, merged = self._lies(kind)
     if merged:
       array = jnp.moveaxis(array, -1, kind.planes)
@@ -119,6 +134,13 @@ class Layout:
 
   def block(self, kind: Array) -> pl.BlockSpec:
     """Returns how a kernel sees an array: a row of some clips and channels."""
+    if isinstance(kind, str):
+      one = (1, self.channels) if self.wide else (self.channels, 1)
+      if kind == CHANNELS:
+        return pl.BlockSpec((3, *one), lambda i, j, k: (
+            (0, 0, j) if self.wide else (0, j, 0)))
+      return pl.BlockSpec((1, 2, *one), lambda i, j, k: (
+          (i, 0, 0, j) if self.wide else (i, 0, j, 0)))
     axes, merged = self._lies(kind)
     seen = {-1: 2, 0: self.clips, 1: self.lengths[1], 2: 1, 3: self.lengths[3],
             4: self.channels}
@@ -130,6 +152,10 @@ class Layout:
 
   def shape(self, kind: Array, dtype) -> jax.ShapeDtypeStruct:
     """Returns what an array of a kind is as it lies."""
+    if kind == OF_CHANNELS:
+      c = self.lengths[4]
+      return jax.ShapeDtypeStruct(
+          (self.grid[0], 2, *((1, c) if self.wide else (c, 1))), dtype)
     axes, merged = self._lies(kind)
     shape = [2 if a < 0 else self.lengths[a] for a in axes]
     if merged:

@@ -94,7 +94,8 @@ def pool(x, gates, axes):
   return platform.by_platform(
       each(_pool_one_pass), each(_pool_plain), x, gates,
       on_accelerator=each(_pool_on_accelerator),
-      on_tpu=(functools.partial(clip_kernels.pool, axes=axes)
+      on_tpu=((lambda x, _, **options: clip_kernels.pool(
+          x, None, [], axes, **options))
               if not gates and clip_kernels.takes(x, axes) else None))
 
 

@@ -1,0 +1,63 @@
+"""Clips whose normalisation is left to whatever reads them.
+
+What BatchNorm gives is no more than its input with every channel shifted and
+scaled: a kernel that reads the input can do that on the way.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Clip(NamedTuple):
+  """A clip that is yet to be normalised, or one as it is.
+
+  Attributes:
+    x: [N, T, H, W, C].
+    norm: [3, C] in float32, such that the clip is (x - norm[0]) * norm[1] +
+      norm[2]; None if it is x.
+  """
+  x: jax.Array
+  norm: jax.Array | None = None
+
+
+def value(x: jax.Array, norm: jax.Array | None) -> jax.Array:
+  """Returns the clip [N, T, H, W, C], in the type of `x`."""
+  if norm is None:
+    return x
+  mean, factor, bias = norm
+  return ((x - mean) * factor + bias).astype(x.dtype)
+
+
+def sums(x: jax.Array, norm: jax.Array | None, g: jax.Array):
+  """Sums what the gradient of the norm consists of.
+
+  Args:
+    x: see `Clip`.
+    norm: see `Clip`.
+    g: gradient of the clip.
+
+  Returns:
+    [2, C], the sums of g and of g * (x - norm[0]); None if there is no norm.
+  """
+  if norm is None:
+    return None
+  wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+  return jnp.stack([(wide * by).sum((0, 1, 2, 3))
+                    for by in (1.0, x - norm[0])])
+
+
+def gradient(clip: Clip, g: jax.Array, found) -> Clip:
+  """Turns a gradient of the clip to that of its parts.
+
+  Args:
+    clip: the clip.
+    g: [N, T, H, W, C].
+    found: what `sums` returned.
+  """
+  if clip.norm is None:
+    return Clip(g)
+  factor = clip.norm[1]
+  return Clip((g * factor).astype(clip.x.dtype),
+              jnp.stack([-found[0] * factor, found[1], found[0]]))
