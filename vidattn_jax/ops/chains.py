@@ -114,9 +114,8 @@ def backward(chain: Chain, clip: normalized.Clip, groups, places, g: jax.Array,
     spread[k] = {axis: (to_planes[axis], place)
                  for axis, place in places[k].items()}
     terms.append((k, seen))
-  _, to_clip, sums = _gradients(clip, g, groups, spread, tuple(terms),
-                                writes=True)
-  return normalized.gradient(clip, to_clip, sums)
+  _, to_x, sums = _gradients(clip, g, groups, spread, tuple(terms), writes=True)
+  return normalized.Clip(to_x, normalized.gradient_of_norm(clip.norm, sums))
 
 
 def _pool(clip, groups, axes):
@@ -158,7 +157,8 @@ def _gradients(clip, given, groups, spread, terms, targets=(), writes=False):
                                        groups[k]) for k in targets}
     if not writes:
       return to_gates, None, None
-    return to_gates, total(), normalized.sums(x, norm, total())
+    return (to_gates, normalized.gradient_of_x(norm, total()),
+            normalized.sums(x, norm, total()))
 
   return platform.by_platform(
       plain, plain, *clip, given, groups, spread,

@@ -42,7 +42,8 @@ class _Plan:
       own factor.
     writes: the sum of the terms is written.
     normalized: each channel of the clip is to be shifted and scaled first.
-    to_norm: the gradients of that are summed.
+    to_norm: what is written is brought back through that, and what its own
+      gradients consist of is summed.
   """
   lengths: tuple[int, ...]
   groups: tuple[tuple[int, tuple[int, ...]], ...] = ()
@@ -283,9 +284,10 @@ def _kernel(*refs, plan):
     sources[_CLIP] = x
     if plan.writes:
       written = _add_terms(plan.terms, sources, gates)
-      written_ref[0, w] = written.astype(dtype)
       if plan.to_norm:
         over_all = over_all[0] + written, over_all[1] + written * shifted
+        written = written * factor
+      written_ref[0, w] = written.astype(dtype)
     if not plan.sums:
       return over_width, over_channels, over_all
     if plan.pools:
@@ -518,13 +520,12 @@ def gradients(x, norm, given, groups, spread, terms, targets=(), writes=False,
     terms: pairs of what a term begins with, `GIVEN` or a number, and the
       numbers of its groups.
     targets: the numbers of groups whose gradients are wanted.
-    writes: the sum of all terms is wanted, and its sums.
+    writes: the gradient of x is wanted: the sum of all terms, times norm[1].
     interpret: do not compile.
 
   Returns:
-    ({number: {axis: gradient of the gate}}, sum s of the terms
-    [N, T, H, W, C] or None, [2, C] or None: the sums of s and of
-    s * (x - norm[0]) if there are `norm` and s).
+    ({number: {axis: gradient of the gate}}, gradient of x or None, what
+    `normalized.sums` returns of the sum of all terms, or None).
   """
   sources = {source for source, _ in terms}
   groups = {k: gates for k, gates in groups.items()

@@ -30,6 +30,11 @@ def value(x: jax.Array, norm: jax.Array | None) -> jax.Array:
   return ((x - mean) * factor + bias).astype(x.dtype)
 
 
+def gradient_of_x(norm: jax.Array | None, g: jax.Array) -> jax.Array:
+  """Returns the gradient of x, from that of the clip, where norm is given."""
+  return g if norm is None else (g * norm[1]).astype(g.dtype)
+
+
 def sums(x: jax.Array, norm: jax.Array | None, g: jax.Array):
   """Sums what the gradient of the norm consists of.
 
@@ -48,16 +53,8 @@ def sums(x: jax.Array, norm: jax.Array | None, g: jax.Array):
                     for by in (1.0, x - norm[0])])
 
 
-def gradient(clip: Clip, g: jax.Array, found) -> Clip:
-  """Turns a gradient of the clip to that of its parts.
-
-  Args:
-    clip: the clip.
-    g: [N, T, H, W, C].
-    found: what `sums` returned.
-  """
-  if clip.norm is None:
-    return Clip(g)
-  factor = clip.norm[1]
-  return Clip((g * factor).astype(clip.x.dtype),
-              jnp.stack([-found[0] * factor, found[1], found[0]]))
+def gradient_of_norm(norm: jax.Array | None, found):
+  """Returns the gradient of the norm, from what `sums` returned."""
+  if norm is None:
+    return None
+  return jnp.stack([-found[0] * norm[1], found[1], found[0]])
