@@ -125,19 +125,20 @@ def test_places_of_long_axes_are_kept(length, monkeypatch):
 
 def _convolve_by_hand(x, kernel):
   """54 shifted sums in float64."""
-  x = np.pad(np.asarray(x, np.float64), ((0, 0), (0, 0)) + ((1, 1),) * 3)
-  a, b, c = (n - 2 for n in x.shape[2:])
+  size, (a, b, c) = kernel.shape[:3], x.shape[2:]
+  x = np.pad(np.asarray(x, np.float64), ((0, 0), (0, 0), *(
+      (length // 2, length // 2) for length in size)))
   return sum(x[:, p, i:i + a, j:j + b, k:k + c] * float(kernel[i, j, k, p, 0])
-             for i in range(3) for j in range(3) for k in range(3)
-             for p in range(2))
+             for i, j, k, p in np.ndindex(*size, 2))
 
 
 # The first and the last are cut into blocks on the CPU.
 @pytest.mark.parametrize('shape', [(2, 2, 17, 6, 19), (2, 2, 5, 6, 19),
                                    (1, 2, 1, 3, 8), (2, 2, 8, 7, 4),
                                    (1, 2, 2, 2, 1), (1, 2, 18, 1, 8)])
-def test_convolve_planes_and_its_gradient(shape):
-  x, kernel = _clip(shape), _clip((3, 3, 3, 2, 1))
+@pytest.mark.parametrize('size', [(3, 3, 3), (3, 7, 7), (1, 7, 7)])
+def test_convolve_planes_and_its_gradient(shape, size):
+  x, kernel = _clip(shape), _clip((*size, 2, 1))
   ours, pullback = jax.vjp(plane_conv.convolve_planes, x, kernel)
   assert seeded.difference(ours, _convolve_by_hand(x, kernel)) < 2e-6
   plain, plain_pullback = jax.vjp(
@@ -146,7 +147,7 @@ def test_convolve_planes_and_its_gradient(shape):
   g = _clip(ours.shape)
   for gradient, wanted in zip(pullback(g), plain_pullback(g)):
     assert seeded.difference(gradient, wanted) < 1e-5
-  assert seeded.difference(plane_conv._kernel_gradient_plain(x, g),
+  assert seeded.difference(plane_conv._kernel_gradient_plain(x, g, size),
                            plain_pullback(g)[1]) < 1e-5
 
 
@@ -163,7 +164,7 @@ def test_gradients_of_bfloat16_kernels_are_near_those_of_float32():
   x, g = (jnp.asarray(seeded.clip(s), jnp.bfloat16)
           for s in (shape, (4, 8, 16, 24)))
   wanted = plane_conv._kernel_gradient_plain(*(a.astype(jnp.float32)
-                                           for a in (x, g)))
+                                               for a in (x, g)))
   for form in (plane_conv._kernel_gradient_dense,
                plane_conv._kernel_gradient_banded):
     y = form(x, g)
@@ -174,16 +175,17 @@ def test_gradients_of_bfloat16_kernels_are_near_those_of_float32():
 # The second and the last have their first axis as channels.
 @pytest.mark.parametrize('shape', [(2, 2, 3, 5, 8), (2, 2, 8, 5, 7),
                                    (1, 2, 5, 4, 3), (1, 2, 3, 2, 520)])
-def test_convolution_of_planes_as_channels(shape):
-  x, kernel = _clip(shape), _clip((3, 3, 3, 2, 1))
+@pytest.mark.parametrize('size', [(3, 3, 3), (3, 7, 7), (1, 7, 7)])
+def test_convolution_of_planes_as_channels(shape, size):
+  x, kernel = _clip(shape), _clip((*size, 2, 1))
   y = plane_conv._convolve_dense(x, kernel)
   assert seeded.difference(y[:, 0], _convolve_by_hand(x, kernel)) < 2e-6
   back = kernel.swapaxes(3, 4)  # One plane to two, as in the gradient.
   assert seeded.difference(plane_conv._convolve_dense(y, back),
                            plane_conv._convolve_plain(y, back)) < 2e-6
   assert seeded.difference(
-      plane_conv._kernel_gradient_dense(x, y[:, 0]),
-      plane_conv._kernel_gradient_plain(x, y[:, 0])) < 1e-5
+      plane_conv._kernel_gradient_dense(x, y[:, 0], size),
+      plane_conv._kernel_gradient_plain(x, y[:, 0], size)) < 1e-5
 
 
 def test_the_form_is_chosen_by_the_platform_that_is_compiled_for():

@@ -14,9 +14,9 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from vidattn_jax.attention import gates
 from vidattn_jax.ops import chains
 from vidattn_jax.ops import normalized
-from vidattn_jax.ops import plane_convolution
 from vidattn_jax.ops import planes
 
 # What each gate pools away, as an axis of [N, T, H, W, C].
@@ -24,25 +24,6 @@ AXES = {'T': 1, 'H': 2, 'W': 3, 'C': 4}
 
 _KAIMING = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 _XAVIER = nn.initializers.xavier_normal()
-
-
-class PlaneConv(nn.Module):
-  """3x3x3 convolution of two planes into one, without bias.
-
-  Attributes:
-    kernel_init: initialiser of the kernel [3, 3, 3, 2, 1].
-    dtype: type of the computation.
-  """
-  kernel_init: Callable = _KAIMING
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns [N, A, B, C] from planes [N, 2, A, B, C]."""
-    kernel = self.param('kernel', self.kernel_init, (3, 3, 3, 2, 1),
-                        jnp.float32)
-    return plane_convolution.convolve_planes(x.astype(self.dtype),
-                                  kernel.astype(self.dtype))
 
 
 class Gate(nn.Module):
@@ -60,7 +41,8 @@ class Gate(nn.Module):
   @nn.compact
   def __call__(self, pooled: jax.Array, train: bool = False) -> jax.Array:
     """Returns the gate [N, A, B, C], in (0, 1), from planes [N, 2, A, B, C]."""
-    z = PlaneConv(self.kernel_init, self.dtype, name='conv')(pooled)[..., None]
+    z = gates.PlaneConv(kernel_init=self.kernel_init, dtype=self.dtype,
+                        name='conv')(pooled)[..., None]
     z = nn.BatchNorm(momentum=0.9, epsilon=1e-5, dtype=self.dtype, name='bn')(
         z, use_running_average=not train)[..., 0]
     gate = nn.sigmoid(z)
@@ -71,15 +53,18 @@ class Gate(nn.Module):
 class _Row(nn.Module):
   """Units one after the other, which may be called as one function."""
 
+  @nn.nowrap
   def units(self):
     """Returns the units that follow one another, by their paths; or none."""
     raise NotImplementedError
 
+  @nn.nowrap
   def takes_clip(self, x: jax.Array) -> bool:
     """Tells whether clips like `x` may come as a `normalized.Clip`."""
     units = self.units()
     return bool(units) and chains.suits(_chain(units)[0], x)
 
+  @nn.nowrap
   def as_one(self, x: jax.Array | normalized.Clip, train: bool) -> jax.Array:
     """Returns what the units return, by a function with its own gradient."""
     chain, paths = _chain(self.units())
@@ -150,6 +135,7 @@ class _Unit(_Row):
       for name in pooled:
         setattr(self, name, Gate(kernel_init, self.dtype))
 
+  @nn.nowrap
   def units(self):
     """See the base class."""
     return {(): self}
@@ -158,13 +144,13 @@ class _Unit(_Row):
     """Returns [N, T, H, W, C], as `x`."""
     if isinstance(x, normalized.Clip) or self.takes_clip(x):
       return self.as_one(x, train)
-    gates = {}
+    group = {}
     for pooled, _ in self.steps:
       found, x = planes.pool_gated(
-          x, gates, tuple(AXES[name] for name in pooled))
-      gates = {AXES[name]: getattr(self, name)(found[AXES[name]], train)
+          x, group, tuple(AXES[name] for name in pooled))
+      group = {AXES[name]: getattr(self, name)(found[AXES[name]], train)
                for name in pooled}
-    return planes.apply_gates(x, gates)
+    return planes.apply_gates(x, group)
 
 
 class C(_Unit):
@@ -211,6 +197,7 @@ class Pair(_Row):
     self.eft1 = self.first(dtype=self.dtype)
     self.eft2 = self.second(dtype=self.dtype)
 
+  @nn.nowrap
   def units(self):
     """See the base class."""
     return {} if self.parallel else {('eft1',): self.first,

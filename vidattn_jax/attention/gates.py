@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from vidattn_jax.backbones import layers
 from vidattn_jax.ops import convolution
+from vidattn_jax.ops import per_device
+from vidattn_jax.ops import plane_convolution
 from vidattn_jax.ops import planes
 from vidattn_jax.ops import resizing
 
@@ -154,6 +156,27 @@ class ChannelGate(nn.Module):
         nn.sigmoid(excite(_mean(x)) + excite(largest))))
 
 
+class PlaneConv(nn.Module):
+  """Convolution of two planes into one, without bias.
+
+  Attributes:
+    kernel_size: odd lengths of the kernel [a, b, c, 2, 1].
+    kernel_init: initialiser of the kernel.
+    dtype: type of the computation.
+  """
+  kernel_size: tuple[int, int, int] = (3, 3, 3)
+  kernel_init: Callable = nn.initializers.lecun_normal()
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns [N, A, B, C] from planes [N, 2, A, B, C]."""
+    kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, 2, 1),
+                        jnp.float32)
+    return plane_convolution.convolve_planes(x.astype(self.dtype),
+                                             kernel.astype(self.dtype))
+
+
 class SpatialGate(nn.Module):
   """The second half of CBAM3D: a gate for each place, see there."""
   kernel_size: tuple[int, int, int] = (1, 7, 7)
@@ -162,12 +185,10 @@ class SpatialGate(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
-    y = jnp.moveaxis(planes.pool_planes(x, 4), 1, -1)
-    y = nn.Conv(1, self.kernel_size,
-                padding=[(k // 2, k // 2) for k in self.kernel_size],
-                use_bias=False, dtype=self.dtype,
-                conv_general_dilated=convolution.conv_general_dilated,
-                name='conv')(y)
+    # Where devices share a clip, the window reaches further than the next one.
+    pooled = per_device.gathered(jnp.moveaxis(planes.pool_planes(x, 4), 1, -1))
+    y = PlaneConv(self.kernel_size, dtype=self.dtype, name='conv')(
+        jnp.moveaxis(pooled, -1, 1))[..., None]
     y = layers.norm(dtype=self.dtype, name='bn')(
         y, use_running_average=not train)
     return apply_gate(self, x, nn.sigmoid(y))

@@ -28,7 +28,8 @@ def convolve_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
 
   Args:
     planes: [N, 2, A, B, C].
-    kernel: [3, 3, 3, 2, 1]; the axes A, B, C, then the planes.
+    kernel: [a, b, c, 2, 1], odd lengths along A, B, and C, where they are at
+      most 9; then the planes.
 
   Returns:
     [N, A, B, C].
@@ -38,18 +39,23 @@ def convolve_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.jit
 def _convolve(planes, kernel):
-  """Convolves [N, P, A, B, C] with [3, 3, 3, P, Q] to [N, Q, A, B, C]."""
+  """Convolves [N, P, A, B, C] with [a, b, c, P, Q] to [N, Q, A, B, C]."""
   return platform.by_platform(
       _convolve_on_cpu, _convolve_plain, planes, kernel,
       on_accelerator=_convolve_dense,
       on_tpu=(plane_kernels.convolve if plane_kernels.takes(
-          (len(planes), *planes.shape[2:]), planes.dtype) else None))
+          (len(planes), *planes.shape[2:]), planes.dtype, kernel.shape[:3])
+              else None))
 
 
 def _convolve_plain(planes, kernel):
   return lax.conv_general_dilated(
-      planes, kernel, (1, 1, 1), ((1, 1),) * 3,
+      planes, kernel, (1, 1, 1), _padding(kernel.shape[:3]),
       dimension_numbers=('NCDHW', 'DHWIO', 'NCDHW'))
+
+
+def _padding(lengths):
+  return [(length // 2, length // 2) for length in lengths]
 
 
 def _convolve_on_cpu(planes, kernel):
@@ -63,14 +69,15 @@ def _convolve_banded(planes, kernel):
   # The last axis is cut into blocks, which are the channels of a 2D
   # convolution: from each block and its two neighbours to the block, by a
   # banded matrix. That is 3 times the arithmetic and 100 times the speed.
-  y = _convolve_windows(_windows(planes), _band(
-      kernel, _BLOCK + 2, _BLOCK, 0))
+  extra = kernel.shape[2] - 1
+  y = _convolve_windows(_blocks(planes, extra), _band(
+      kernel, _BLOCK + extra, _BLOCK, 0))
   return _from_blocks(y, kernel.shape[-1], planes.shape)
 
 
 def _convolve_windows(windows, banded):
   return lax.conv_general_dilated(
-      windows, banded, (1, 1), ((1, 1), (1, 1)),
+      windows, banded, (1, 1), _padding(banded.shape[:2]),
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
@@ -102,10 +109,11 @@ def _convolve_first(planes, kernel):
 def _convolve_last(planes, kernel):
   """Convolves in two dimensions, with the last axis as channels.
 
-  From all of them to all, by a matrix with a band of three taps in it.
+  From all of them to all, by a matrix with a band of taps in it.
   """
   n, _, a, b, c = planes.shape
-  y = _convolve_windows(_as_channels(planes), _band(kernel, c, c, 1))
+  y = _convolve_windows(_as_channels(planes), _band(
+      kernel, c, c, kernel.shape[2] // 2))
   return y.reshape(n, a, b, -1, c).transpose(0, 3, 1, 2, 4)
 
 
@@ -116,7 +124,7 @@ def _as_channels(planes):
 
 
 def _band(kernel, rows, columns, offset):
-  """Spreads [3, 3, 3, P, Q] to [3, 3, P * rows, Q * columns].
+  """Spreads [a, b, c, P, Q] to [a, b, P * rows, Q * columns].
 
   Row i has tap i - j + offset in column j, if there is such a tap, else zero.
   """
@@ -124,28 +132,29 @@ def _band(kernel, rows, columns, offset):
   # Axes: A, B, planes, rows, planes, columns.
   taps = jnp.moveaxis(kernel, 2, 0)[..., None, :, None]
   band = sum(jnp.where(here, tap, 0) for here, tap in zip(
-      _diagonals(rows, columns, offset), taps, strict=True))
+      _diagonals(rows, columns, offset, len(taps)), taps, strict=True))
   return band.reshape(a, b, p * rows, q * columns)
 
 
-def _taps(band, rows, columns, offset):
+def _taps(band, rows, columns, offset, number):
   """Adds up what `_band` spread: its transpose."""
   a, b, p, q = band.shape
   band = band.reshape(a, b, p // rows, rows, q // columns, columns)
   return jnp.stack([jnp.where(here, band, 0).sum((3, 5))
-                    for here in _diagonals(rows, columns, offset)], axis=2)
+                    for here in _diagonals(rows, columns, offset, number)],
+                   axis=2)
 
 
-def _diagonals(rows, columns, offset):
-  """Returns for each of three taps where it stands, [rows, 1, columns]."""
+def _diagonals(rows, columns, offset, number):
+  """Returns for each of some taps where it stands, [rows, 1, columns]."""
   distance = jnp.arange(rows)[:, None, None] - jnp.arange(columns)
-  return [distance == tap - offset for tap in range(3)]
+  return [distance == tap - offset for tap in range(number)]
 
 
 def _blocks(x, extra=0):
   """Cuts [N, P, A, B, C] into [N * blocks, A, B, P * (_BLOCK + extra)].
 
-  With `extra` 2, each block comes with its left and right neighbour.
+  Each block comes with the half of `extra` to its left, and that to its right.
   """
   n, p, a, b, c = x.shape
   count = -(-c // _BLOCK)
@@ -160,10 +169,6 @@ def _blocks(x, extra=0):
   return blocks.transpose(0, 4, 2, 3, 1, 5).reshape(n * count, a, b, -1)
 
 
-def _windows(x):
-  return _blocks(x, extra=2)
-
-
 def _from_blocks(y, p, shape):
   """Joins [N * blocks, A, B, P * _BLOCK] to [N, P, A, B, C]."""
   n, _, a, b, c = shape
@@ -171,40 +176,42 @@ def _from_blocks(y, p, shape):
   return y.reshape(n, p, a, b, -1)[..., :c]
 
 
-def _kernel_gradient_plain(planes, g):
-  shape = jax.ShapeDtypeStruct((3, 3, 3, planes.shape[1], 1), planes.dtype)
+def _kernel_gradient_plain(planes, g, size=(3, 3, 3)):
+  shape = jax.ShapeDtypeStruct((*size, planes.shape[1], 1), planes.dtype)
   return jax.linear_transpose(
       lambda k: _convolve_plain(planes, k), shape)(g[:, None])[0]
 
 
-def _kernel_gradient_banded(planes, g):
-  p = planes.shape[1]
-  windows = _windows(planes)
-  band = jax.ShapeDtypeStruct((3, 3, p * (_BLOCK + 2), _BLOCK), planes.dtype)
+def _kernel_gradient_banded(planes, g, size=(3, 3, 3)):
+  p, taps = planes.shape[1], size[2]
+  rows = _BLOCK + taps - 1
+  windows = _blocks(planes, taps - 1)
+  band = jax.ShapeDtypeStruct((*size[:2], p * rows, _BLOCK), planes.dtype)
   band, = jax.linear_transpose(
       lambda t: _convolve_windows(windows, t), band)(_blocks(g[:, None]))
-  return _taps(band, _BLOCK + 2, _BLOCK, 0)
+  return _taps(band, rows, _BLOCK, 0, taps)
 
 
-def _kernel_gradient_dense(planes, g):
+def _kernel_gradient_dense(planes, g, size=(3, 3, 3)):
   if _turns(planes.shape):
-    return _kernel_gradient_first(planes, g)
-  return _kernel_gradient_last(planes, g)
+    return _kernel_gradient_first(planes, g, size)
+  return _kernel_gradient_last(planes, g, size)
 
 
-def _kernel_gradient_first(planes, g):
+def _kernel_gradient_first(planes, g, size):
   gradient = _kernel_gradient_last(
-      planes.transpose(0, 1, 3, 4, 2), g.transpose(0, 2, 3, 1))
+      planes.transpose(0, 1, 3, 4, 2), g.transpose(0, 2, 3, 1),
+      (*size[1:], size[0]))
   return gradient.transpose(2, 0, 1, 3, 4)
 
 
-def _kernel_gradient_last(planes, g):
-  p, length = planes.shape[1], planes.shape[4]
+def _kernel_gradient_last(planes, g, size):
+  p, length, taps = planes.shape[1], planes.shape[4], size[2]
   x = _as_channels(planes)
-  dense = jax.ShapeDtypeStruct((3, 3, p * length, length), planes.dtype)
+  dense = jax.ShapeDtypeStruct((*size[:2], p * length, length), planes.dtype)
   dense, = jax.linear_transpose(
       lambda t: _convolve_windows(x, t), dense)(g)
-  return _taps(dense, length, length, 1)
+  return _taps(dense, length, length, taps // 2, taps)
 
 
 def _convolve_fwd(planes, kernel):
@@ -216,15 +223,15 @@ def _convolve_bwd(residuals, g):
   def by_kernel_gradient(kernel_gradient):
     def gradients(planes, kernel, g):
       return (_convolve(g[:, None], kernel[::-1, ::-1, ::-1].swapaxes(3, 4)),
-              kernel_gradient(planes, g))
+              kernel_gradient(planes, g, kernel.shape[:3]))
     return gradients
 
   return platform.by_platform(
       by_kernel_gradient(_kernel_gradient_banded),
       by_kernel_gradient(_kernel_gradient_plain), *residuals, g,
       on_accelerator=by_kernel_gradient(_kernel_gradient_dense),
-      on_tpu=(plane_kernels.gradients if plane_kernels.takes(g.shape, g.dtype)
-              else None))
+      on_tpu=(plane_kernels.gradients if plane_kernels.takes(
+          g.shape, g.dtype, residuals[1].shape[:3]) else None))
 
 
 convolve_planes.defvjp(_convolve_fwd, _convolve_bwd)

@@ -123,14 +123,17 @@ def _sums(p, n, c):
   return jax.ShapeDtypeStruct((27 * p, n, _lanes(c)), jnp.float32)
 
 
-def takes(shape: tuple[int, ...], dtype) -> bool:
+def takes(shape: tuple[int, ...], dtype, size=(3, 3, 3)) -> bool:
   """Tells whether the kernels take planes.
 
   Args:
     shape: that of one plane, [N, A, B, C]; there may be two.
     dtype: its type.
+    size: lengths of the convolution's kernel.
   """
   n, *axes, c = shape
+  if size != (3, 3, 3):
+    return False
   if dtype not in (jnp.bfloat16, jnp.float32) or not per_device.divides(n):
     return False
   n = per_device.own(n)
