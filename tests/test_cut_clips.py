@@ -87,6 +87,16 @@ def test_a_clip_on_several_devices_equals_one_on_one(network, frames,
 
 
 @pytest.mark.slow
+def test_parts_of_a_batch_on_cut_clips():
+  c = dict(model__name='tsm_r18', model__num_frames=8, accumulate_steps=2,
+           batch_size=4)
+  want, loss, _ = _step(_config(**c))
+  got, again, _ = _step(_config(**c, mesh__data=2, mesh__time=2), 4)
+  assert again == pytest.approx(loss, abs=1e-6)
+  _check_same(got, want, 2e-6)
+
+
+@pytest.mark.slow
 def test_t_stam_on_cut_clips():
   # In float32 its gradients differ by more, whoever computes them.
   c = dict(model__name='tstam', model__num_frames=4, model__dtype='float64')
