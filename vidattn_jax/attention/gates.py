@@ -141,6 +141,14 @@ class S3DG(nn.Module):
     return apply_gate(self, x, _to_clip(nn.sigmoid(y)))
 
 
+def _largest(x):
+  """Returns the maximum of each channel, [N, C]."""
+  # Axis by axis, as the clip lies; of equals, too, the first is taken then.
+  for axis in (3, 2, 1):
+    x = jnp.expand_dims(planes.pool_planes(x, axis)[:, 0], axis)
+  return x[:, 0, 0, 0]
+
+
 class ChannelGate(nn.Module):
   """The first half of CBAM3D: a gate for each channel, see there."""
   reduction: int = 16
@@ -149,11 +157,10 @@ class ChannelGate(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
-    n, *_, c = x.shape
+    c = x.shape[-1]
     excite = excitation(c, c // self.reduction, True, self.dtype)
-    largest = planes.pool_planes(x.reshape(n, -1, 1, 1, c), 1)[:, 0, 0, 0]
     return apply_gate(self, x, _to_clip(
-        nn.sigmoid(excite(_mean(x)) + excite(largest))))
+        nn.sigmoid(excite(_mean(x)) + excite(_largest(x)))))
 
 
 class PlaneConv(nn.Module):

@@ -15,7 +15,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from vidattn_jax.ops import clip_kernels
 from vidattn_jax.ops import platform
 
 # A reduction so long is unrolled by the CPU's compiler.
@@ -93,10 +92,7 @@ def pool(x, gates, axes):
 
   return platform.by_platform(
       each(_pool_one_pass), each(_pool_plain), x, gates,
-      on_accelerator=each(_pool_on_accelerator),
-      on_tpu=((lambda x, _, **options: clip_kernels.pool(
-          x, None, [], axes, **options))
-              if not gates and clip_kernels.takes(x, axes) else None))
+      on_accelerator=each(_pool_on_accelerator))
 
 
 def _pool_on_accelerator(x, axis):
