@@ -298,9 +298,12 @@ def test_networks_with_a_tied_unit_are_made_for_their_crop():
   assert pooling.apply(variables, jnp.ones((1, 2, 96, 96, 3)))['logits'].shape
 
 
-def test_the_gradient_of_the_largest_goes_to_the_first_of_equals():
+@pytest.mark.parametrize('first, second', [
+    ((0, 1, 0, 1), (0, 1, 2, 2)), ((0, 0, 2, 1), (0, 1, 0, 0)),
+    ((0, 1, 0, 2), (0, 1, 2, 1))])
+def test_the_gradient_of_the_largest_goes_to_the_first_of_equals(first, second):
   unit = gates.ChannelGate(reduction=1)
-  x = jnp.zeros((1, 2, 3, 3, 8)).at[0, 1, 0, 1].set(1).at[0, 1, 2, 2].set(1)
+  x = jnp.zeros((1, 2, 3, 3, 8)).at[first].set(1).at[second].set(1)
   variables = _seed(unit, x)
 
   def gate(x):
@@ -310,8 +313,8 @@ def test_the_gradient_of_the_largest_goes_to_the_first_of_equals():
   # Means pass the same gradient to all; the largest adds to one place.
   gradient = jax.grad(gate)(x)
   excess = gradient - gradient[0, 0, 0, 0]
-  assert (np.abs(excess[0, 1, 0, 1]) > 1e-3).all()
-  np.testing.assert_allclose(excess.at[0, 1, 0, 1].set(0), 0, atol=1e-7)
+  assert (np.abs(excess[first]) > 1e-3).all()
+  np.testing.assert_allclose(excess.at[first].set(0), 0, atol=1e-7)
 
 
 def test_step_size_must_be_positive():
