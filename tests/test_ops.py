@@ -124,7 +124,7 @@ def test_places_of_long_axes_are_kept(length, monkeypatch):
 
 
 def _convolve_by_hand(x, kernel):
-  """54 shifted sums in float64."""
+  """Shifted sums in float64."""
   size, (a, b, c) = kernel.shape[:3], x.shape[2:]
   x = np.pad(np.asarray(x, np.float64), ((0, 0), (0, 0), *(
       (length // 2, length // 2) for length in size)))
@@ -164,10 +164,10 @@ def test_gradients_of_bfloat16_kernels_are_near_those_of_float32():
   x, g = (jnp.asarray(seeded.clip(s), jnp.bfloat16)
           for s in (shape, (4, 8, 16, 24)))
   wanted = plane_conv._kernel_gradient_plain(*(a.astype(jnp.float32)
-                                               for a in (x, g)))
+                                               for a in (x, g)), (3, 3, 3))
   for form in (plane_conv._kernel_gradient_dense,
                plane_conv._kernel_gradient_banded):
-    y = form(x, g)
+    y = form(x, g, (3, 3, 3))
     assert y.dtype == jnp.bfloat16
     assert seeded.difference(y.astype(jnp.float32), wanted) < 6e-3
 

@@ -29,6 +29,7 @@ from vidattn_jax.training import state as state_lib
 
 # In the rows of registers: channels, some or all of them at a time; frames.
 WIDE, WHOLE, NARROW = (8, 3, 2, 4, 256), (3, 4, 5, 3, 24), (64, 4, 3, 5, 6)
+THW, GIVEN = (1, 2, 3), clip_kernels.GIVEN
 SHAPES = pytest.mark.parametrize('shape', [WIDE, WHOLE, NARROW])
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
@@ -52,7 +53,10 @@ def interpreted(monkeypatch):
   def choose(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
     if on_tpu is None:
       return by_platform(on_cpu, plain, *args, on_accelerator=on_accelerator)
-    chosen.append(getattr(on_tpu, 'func', on_tpu).__name__)
+    function = getattr(on_tpu, 'func', on_tpu)
+    chosen.append(function.__module__.split('.')[-1] + '.' + function.__name__)
+    if function == clip_kernels.apply and args[1] is not None:
+      chosen.append('norm')
     return functools.partial(on_tpu, interpret=True)(*args)
 
   monkeypatch.setattr(platform, 'by_platform', choose)
@@ -97,7 +101,6 @@ def test_pool(shape, axes, gated, dtype):
         2e-6 if dtype == jnp.float32 else 2e-2)
 
 
-THW, GIVEN = (1, 2, 3), clip_kernels.GIVEN
 # Axes of groups, and of planes; terms; targets; whether their sum is written.
 TERMS = {
     'gates': ([THW], [], [(GIVEN, (0,))], (), True),
@@ -202,7 +205,8 @@ def test_units_have_the_same_numbers(name, shape, request):
   chosen = request.getfixturevalue('interpreted')
   found = jax.jit(functools.partial(_value_and_gradients, unit))(
       variables, x, g)
-  assert {'pool', 'convolve', 'gradients'} <= set(chosen)
+  assert {'clip_kernels.pool', 'clip_kernels.apply', 'clip_kernels.gradients',
+          'plane_kernels.convolve', 'plane_kernels.gradients'} == set(chosen)
   _compare(found, wanted)
 
 
@@ -225,7 +229,7 @@ def test_a_block_that_leaves_its_norm_to_the_unit(bottleneck, name, shape,
   chosen = request.getfixturevalue('interpreted')
   for call, other in zip(calls, wanted):
     _compare(call(variables, x, g), other)
-  assert 'apply' in chosen
+  assert 'norm' in chosen
 
 
 @pytest.mark.parametrize('name, shape', [
@@ -248,11 +252,8 @@ def test_units_on_a_mesh(name, shape, request):
   assert not re.search('all-gather|all-to-all|collective-permute', text)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('overrides', [
-    {'accumulate_steps': 2}, {'batch_norm': 'replica'}])
-def test_units_in_the_train_step(overrides, request):
-  # In a loop over parts of the batch, and inside of `shard_map`.
+def _train_step(**overrides):
+  """Returns a function that trains four devices for a step."""
   c = small.config(
       model__attention='ST', model__stages=(4,), model__dropout=0.0,
       model__num_frames=2, batch_size=16, mesh__data=4,
@@ -261,7 +262,8 @@ def test_units_in_the_train_step(overrides, request):
   classes = len(small.CLASSES)
 
   def step():
-    model = state_lib.build_model(state_lib.model_arguments(c, classes))
+    model = state_lib.build_model(state_lib.model_arguments(c, classes),
+                                  partial_bn=c.partial_bn)
     init, _, shardings = programs.initializer(c, mesh, model)
     batch = next(iter(small.inputs(c).train_batches(0, 1)))
     batch = sharding.to_devices(
@@ -271,12 +273,59 @@ def test_units_in_the_train_step(overrides, request):
         init(key), batch, key, np.float32(0.05))
     return jax.device_get((state.params, state.batch_stats, metrics))
 
+  return step
+
+
+def _compare_steps(found, wanted):
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4,
+                                 atol=2e-6), found, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('overrides', [
+    {'accumulate_steps': 2}, {'batch_norm': 'replica'}])
+def test_units_in_the_train_step(overrides, request):
+  # In a loop over parts of the batch, and inside of `shard_map`.
+  step = _train_step(**overrides)
   wanted = step()
   chosen = request.getfixturevalue('interpreted')
   found = step()
-  assert {'pool', 'gradients'} <= set(chosen)
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4,
-                                 atol=2e-6), found, wanted)
+  assert {'clip_kernels.pool', 'clip_kernels.gradients'} <= set(chosen)
+  _compare_steps(found, wanted)
+
+
+@pytest.mark.parametrize('overrides', [
+    {'remat': 'units'}, slow({'remat': 'convolutions'}),
+    slow({'remat': 'blocks'}), slow({'partial_bn': True}),
+    slow({'model__attention_options': {'near_identity': True}})])
+def test_chains_where_parts_are_computed_again_or_frozen(overrides,
+                                                         monkeypatch):
+  # Traced as for a TPU, with the forms for the CPU.
+  step = _train_step(**overrides)
+  wanted = step()
+  monkeypatch.setattr(platform, '_absent', {'tpu'})
+  calls, forward = [], chains.forward
+  monkeypatch.setattr(chains, 'forward',
+                      lambda *args: calls.append(1) or forward(*args))
+  jax.clear_caches()
+  found = step()
+  jax.clear_caches()
+  assert calls
+  _compare_steps(found, wanted)
+
+
+def test_captured_gates_have_gradients(monkeypatch):
+  unit, variables, x, _ = _unit('CinST->STinC', WHOLE)
+  monkeypatch.setattr(platform, '_absent', {'tpu'})
+
+  def loss(params):
+    _, sown = unit.apply({**variables, 'params': params}, x,
+                         mutable=['intermediates'])
+    return sum(gate.sum() for gate in jax.tree.leaves(sown))
+
+  for path, leaf in jax.tree_util.tree_leaves_with_path(
+      jax.grad(loss)(variables['params'])):
+    assert np.abs(leaf).max() > 0, path
 
 
 def test_what_no_kernel_takes():
@@ -390,9 +439,11 @@ def test_kernels_compile_for_a_tpu(chip, shape, kernels, monkeypatch):
   variables = jax.tree.map(
       lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole),
       jax.eval_shape(unit.init, jax.random.key(0), x))
+  clip = normalized.Clip(x, jax.ShapeDtypeStruct(
+      (3, shape[4]), jnp.float32, sharding=whole))
   step = jax.jit(per_device.on_mesh(
       mesh, functools.partial(_value_and_gradients, unit)))
-  text = step.trace(variables, x, x).lower(
+  text = step.trace(variables, clip, x).lower(
       lowering_platforms=('tpu',)).compile().as_text()
   # For the gates of each of four steps: one that pools, one that sums their
   # gradients; one for what came back, one for the result, one for its gradient,

@@ -19,6 +19,8 @@ from vidattn_jax.ops import chains
 from vidattn_jax.ops import normalized
 from vidattn_jax.ops import planes
 
+# The collections that are arguments of a unit's own gradient.
+_DIFFERENTIATED = 'params', 'batch_stats'
 # What each gate pools away, as an axis of [N, T, H, W, C].
 AXES = {'T': 1, 'H': 2, 'W': 3, 'C': 4}
 
@@ -55,7 +57,7 @@ class _Row(nn.Module):
 
   @nn.nowrap
   def units(self):
-    """Returns the units that follow one another, by their paths; or none."""
+    """Returns {path: what has the `steps` of a unit}, in order; or none."""
     raise NotImplementedError
 
   @nn.nowrap
@@ -63,6 +65,16 @@ class _Row(nn.Module):
     """Tells whether clips like `x` may come as a `normalized.Clip`."""
     units = self.units()
     return bool(units) and chains.suits(_chain(units)[0], x)
+
+  @nn.nowrap
+  def goes_as_one(self, x: jax.Array | normalized.Clip) -> bool:
+    """Tells whether to call `as_one`.
+
+    Where gates are looked at, they may be differentiated, too; the gradient of
+    `as_one` is that of its result alone.
+    """
+    return isinstance(x, normalized.Clip) or (
+        self.takes_clip(x) and not self.is_mutable_collection('intermediates'))
 
   @nn.nowrap
   def as_one(self, x: jax.Array | normalized.Clip, train: bool) -> jax.Array:
@@ -85,6 +97,8 @@ class _Row(nn.Module):
 
     def forward(module, clip):
       pulls = [{} for _ in paths]
+      variables = {name: dict(module.variables.get(name, {}))
+                   for name in _DIFFERENTIATED}
 
       def call(k, axis, gate, pooled):
         found, pulls[k][axis] = nn.vjp(
@@ -92,24 +106,29 @@ class _Row(nn.Module):
         return found
 
       y, groups, places = run(module, clip, call)
-      return y, (clip, groups, places, pulls)
+      return y, (clip, groups, places, pulls,
+                 jax.tree.map(jnp.zeros_like, variables))
 
     def backward(residuals, g):
-      clip, groups, places, pulls = residuals
-      to_params = {}
+      clip, groups, places, pulls, zeros = residuals
+      to_variables = traverse_util.flatten_dict(zeros, keep_empty_nodes=True)
 
       def pull(k, to_gates):
         to_planes = {}
         for axis, path in paths[k].items():
           found, to_planes[axis] = pulls[k][axis](to_gates[axis])
-          to_params.update({(*path, *rest): leaf for rest, leaf in (
-              traverse_util.flatten_dict(found['params']).items())})
+          to_variables.update({
+              ('params', *path, *rest): leaf for rest, leaf in (
+                  traverse_util.flatten_dict(found['params']).items())})
         return to_planes
 
       to_clip = chains.backward(chain, clip, groups, places, g, pull)
-      return {'params': traverse_util.unflatten_dict(to_params)}, to_clip
+      return traverse_util.unflatten_dict(to_variables), to_clip
 
-    return nn.custom_vjp(plainly, forward, backward)(self, clip)
+    # Statistics have no gradient, but what is not named here is not known where
+    # the gradient is taken in another trace, as when parts are computed again.
+    return nn.custom_vjp(plainly, forward, backward,
+                         grad_vars=list(_DIFFERENTIATED))(self, clip)
 
 
 def _chain(units):
@@ -140,9 +159,10 @@ class _Unit(_Row):
     """See the base class."""
     return {(): self}
 
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+  def __call__(self, x: jax.Array | normalized.Clip,
+               train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
-    if isinstance(x, normalized.Clip) or self.takes_clip(x):
+    if self.goes_as_one(x):
       return self.as_one(x, train)
     group = {}
     for pooled, _ in self.steps:
@@ -183,13 +203,13 @@ class Pair(_Row):
   """Two units, one after the other or side by side.
 
   Attributes:
-    first: makes the first unit, by name and type.
-    second: makes the second.
+    first: class of the first unit.
+    second: class of the second.
     parallel: True for the mean of both; False for second(first(x)).
     dtype: type of the computation.
   """
-  first: Callable[..., nn.Module]
-  second: Callable[..., nn.Module]
+  first: type[_Unit]
+  second: type[_Unit]
   parallel: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -203,11 +223,12 @@ class Pair(_Row):
     return {} if self.parallel else {('eft1',): self.first,
                                      ('eft2',): self.second}
 
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+  def __call__(self, x: jax.Array | normalized.Clip,
+               train: bool = False) -> jax.Array:
     """Returns [N, T, H, W, C], as `x`."""
     if self.parallel:
       return (self.eft1(x, train) + self.eft2(x, train)) / 2
-    if isinstance(x, normalized.Clip) or self.takes_clip(x):
+    if self.goes_as_one(x):
       return self.as_one(x, train)
     return self.eft2(self.eft1(x, train), train)
 

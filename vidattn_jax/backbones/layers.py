@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from vidattn_jax import names
 from vidattn_jax.backbones import remat
 from vidattn_jax.ops import convolution
+from vidattn_jax.ops import normalized
 from vidattn_jax.ops import pooling
 
 # He et al.'s initialisation, by the outputs, as the published codes use it.
@@ -24,7 +25,8 @@ def _conv_general_dilated(*args, **kwargs):
 conv = functools.partial(
     nn.Conv, use_bias=False, kernel_init=HE_INIT,
     conv_general_dilated=_conv_general_dilated)
-norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+_NORM = dict(momentum=0.9, epsilon=1e-5)
+norm = functools.partial(nn.BatchNorm, **_NORM)
 
 
 def widened(width: int, factor: float, divisor: int = 1) -> int:
@@ -118,7 +120,7 @@ class ConvBlock(nn.Module):
     return x
 
 
-def attend(block: nn.Module, x: jax.Array, position: str,
+def attend(block: nn.Module, x: jax.Array | normalized.Clip, position: str,
            train: bool) -> jax.Array:
   """Applies a block's attention unit if it stands here; for a compact method.
 
@@ -140,39 +142,34 @@ def attend(block: nn.Module, x: jax.Array, position: str,
 def leaves_norm(block: nn.Module, x: jax.Array, position: str) -> bool:
   """Tells whether a clip is not normalised before the unit that stands here.
 
-  The unit does that on the way then, see `Norm`.
+  The unit does that on the way then, see `coefficients`.
 
   Args:
     block: see `attend`.
     x: [N, T, H, W, C], yet to be normalised.
     position: the place in the block.
   """
-  if block.attention is None or block.position != position:
+  if block.attention is None or block.position != position or (
+      block.is_mutable_collection('intermediates')):
     return False
   unit = block.attention(dtype=block.dtype, parent=None)
   return hasattr(unit, 'takes_clip') and unit.takes_clip(x)
 
 
-class Norm(nn.Module):
+class _Coefficients(nn.BatchNorm):
   """What BatchNorm does to each channel, for others to do: `normalized.Clip`.
 
-  Variables and numbers are those of `nn.BatchNorm`.
-
-  Attributes:
-    momentum: of the running statistics.
-    epsilon: what is added to the variance.
+  Variables, numbers and arguments are those of `nn.BatchNorm`.
   """
-  momentum: float = 0.9
-  epsilon: float = 1e-5
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+  def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
     """Returns [3, C] from [..., C]: mean, factor and bias."""
     shape = x.shape[-1:]
     kept = [self.variable('batch_stats', name, init, shape, jnp.float32)
             for name, init in (('mean', jnp.zeros), ('var', jnp.ones))]
     mean, var = (of.value for of in kept)
-    if train:
+    if not use_running_average:
       wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
       axes = tuple(range(x.ndim - 1))
       mean = wide.mean(axes)
@@ -180,9 +177,12 @@ class Norm(nn.Module):
       if not self.is_initializing():
         for of, now in zip(kept, (mean, var)):
           of.value = self.momentum * of.value + (1 - self.momentum) * now
-    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
-    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+    scale = self.param('scale', self.scale_init, shape, jnp.float32)
+    bias = self.param('bias', self.bias_init, shape, jnp.float32)
     return jnp.stack([mean, jax.lax.rsqrt(var + self.epsilon) * scale, bias])
+
+
+coefficients = functools.partial(_Coefficients, **_NORM)
 
 
 def attended(attention: Callable[..., nn.Module] | None,

@@ -11,6 +11,7 @@ from flax import linen as nn
 import jax
 from jax import ad_checkpoint
 
+from vidattn_jax.ops import normalized
 from vidattn_jax.ops import per_device
 
 # What is computed again: nothing; attention units, from their input; blocks,
@@ -57,7 +58,8 @@ def block(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
     return _again(module, x, train, policy)
 
 
-def unit(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
+def unit(module: nn.Module, x: jax.Array | normalized.Clip,
+         train: bool) -> jax.Array:
   """Calls an attention unit, which may be computed again."""
   if _kind.get() != 'units':
     return module(x, train)

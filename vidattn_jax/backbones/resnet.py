@@ -106,9 +106,11 @@ class Block(nn.Module):
       return merged(layers.attend(self, split(y), position, train))
 
     def norm_and_attend(y, name, position):
-      if not layers.leaves_norm(self, split(y), position):
+      if self.attention is None or not layers.leaves_norm(
+          self, split(y), position):
         return attend(norm(y, name), position)
-      clip = normalized.Clip(split(y), layers.Norm(name=name)(y, train))
+      clip = normalized.Clip(split(y), layers.coefficients(name=name)(
+          y, use_running_average=not train))
       return merged(layers.attend(self, clip, position, train))
 
     out = self.width * (self.expansion if self.bottleneck else 1)

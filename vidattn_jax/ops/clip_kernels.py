@@ -22,6 +22,8 @@ _LANES, _SUBLANES = clip_layout.LANES, clip_layout.SUBLANES
 _F32 = jnp.float32
 # What terms begin with: the gradient of the gated clip, and the clip itself.
 GIVEN, _CLIP = None, -1
+# What is summed where the clip is pooled.
+_POOLED = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +66,9 @@ class _Plan:
 
   @property
   def sums(self):
-    """Pairs of what is summed, `GIVEN` where it is pooled, and the axis."""
+    """Pairs of a target, or `_POOLED`, and the axis to sum along."""
     axes = dict(self.groups)
-    return (*((GIVEN, axis) for axis in self.pools),
+    return (*((_POOLED, axis) for axis in self.pools),
             *((k, axis) for k in self.targets for axis in axes[k]))
 
   @property
@@ -218,7 +220,7 @@ def _join(plan, found, x, place):
 def _write(plan, key, refs, index, found):
   """Writes what was found of one of the plan's sums."""
   target, axis = key
-  if target is not GIVEN:
+  if target is not _POOLED:
     sums, = refs
     # A gate's share in the mean of all of its group.
     sums[index] = (found[0] / len(dict(plan.groups)[target])).astype(sums.dtype)
@@ -293,7 +295,7 @@ def _kernel(*refs, plan):
     if plan.pools:
       for k in plan.seen:
         x = (x * gates[k]).astype(dtype).astype(_F32)
-      summed = {GIVEN: x}
+      summed = {_POOLED: x}
     else:
       summed = {k: x * _add_terms(plan.terms, sources, gates, k)
                 for k in plan.targets}
@@ -347,26 +349,35 @@ def _kernel(*refs, plan):
       lax.fori_loop(0, width, write, 0)
 
 
-def _arguments(plan):
-  """Returns what the kernel's arguments are, in their order."""
-  clip = clip_layout.Array()
-  return (
-      [clip] * plan.reads
-      + [clip_layout.CHANNELS] * (plan.reads and plan.normalized)
-      + [clip] * plan.given
-      + [clip_layout.Array(axis) for _, axes in plan.groups for axis in axes]
-      + [clip_layout.Array(axis, planes) for _, axes in plan.spread
-         for axis in axes for planes in (True, False)])
+def _place_type(plan, axis):
+  return jnp.uint8 if plan.lengths[axis] <= 256 else jnp.int32
+
+
+def _arguments(plan, dtype):
+  """Returns what the kernel's arguments are, with their types, in their order.
+
+  Gates may have another type.
+  """
+  clip = clip_layout.Array(), dtype
+  found = [clip] * plan.reads
+  found += [(clip_layout.CHANNELS, _F32)] * (plan.reads and plan.normalized)
+  found += [clip] * plan.given
+  found += [(clip_layout.Array(axis), dtype)
+            for _, axes in plan.groups for axis in axes]
+  for _, axes in plan.spread:
+    for axis in axes:
+      found += [(clip_layout.Array(axis, True), dtype),
+                (clip_layout.Array(axis), _place_type(plan, axis))]
+  return found
 
 
 def _results(plan, dtype, gate_types):
   """Returns what the kernel's results are, with their types."""
   found = []
   for target, axis in plan.sums:
-    if target is GIVEN:
+    if target is _POOLED:
       found += [(clip_layout.Array(axis, True), dtype),
-                (clip_layout.Array(axis), jnp.uint8
-                 if plan.lengths[axis] <= 256 else jnp.int32)]
+                (clip_layout.Array(axis), _place_type(plan, axis))]
     else:
       found.append((clip_layout.Array(axis), gate_types[target][axis]))
   if plan.writes:
@@ -405,8 +416,8 @@ def takes(x: jax.Array, *groups: tuple[int, ...]) -> bool:
   plan = _Plan((per_device.own(len(x)), *x.shape[1:]), groups=named,
                spread=named, terms=((GIVEN, tuple(range(len(groups)))),),
                writes=True, normalized=True, to_norm=True)
-  return _memory(plan, [(kind, x.dtype) for kind in _arguments(plan)],
-                 _results(plan, x.dtype, {})) <= per_device.capacity()
+  return _memory(plan, _arguments(plan, x.dtype), _results(
+      plan, x.dtype, {})) <= per_device.capacity()
 
 
 def _call(plan, x, norm, given, groups, spread, dtype, interpret):
@@ -415,7 +426,7 @@ def _call(plan, x, norm, given, groups, spread, dtype, interpret):
   Returns ({(target, axis): sums, or (planes, places)}, what is written, what is
   summed for the norm), the last two None where they are not wanted.
   """
-  layout, kinds = plan.layout, _arguments(plan)
+  layout, kinds = plan.layout, [kind for kind, _ in _arguments(plan, dtype)]
   arrays = [*([x] * plan.reads), *([norm] * (plan.reads and plan.normalized)),
             *([given] * plan.given)]
   arrays += [groups[k][axis] for k, axes in plan.groups for axis in axes]

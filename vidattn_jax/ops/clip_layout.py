@@ -25,7 +25,7 @@ _NARROW = {None: (2, 3, 4, 0, 1), 1: (2, 3, 0, 4), 2: (3, 4, 0, 1),
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """What an argument or result of a kernel is.
+  """A clip, or what is left of it without an axis.
 
   Attributes:
     axis: the axis of the clip that it does not have; None for a clip.
@@ -35,8 +35,9 @@ class Array:
   planes: bool = False
 
 
-# What a kernel has for each channel: [3, C], of all clips, and [pieces, 2, C],
-# of those that it sees at a time.
+# Other kinds of arrays: what all clips share for each channel, [3, C], an
+# argument; and what a kernel finds for each channel in the clips that it sees
+# at a time, [pieces, 2, C], a result.
 CHANNELS, OF_CHANNELS = 'channels', 'of channels'
 
 
@@ -101,8 +102,8 @@ class Layout:
     axes = (_WIDE if self.wide else _NARROW)[kind.axis]
     return (-1,) * kind.planes + axes, not self.wide and kind.axis != 1
 
-  def lay(self, array: jax.Array, kind: Array) -> jax.Array:
-    """Turns [N, ...] to how it lies."""
+  def lay(self, array: jax.Array, kind: Array | str) -> jax.Array:
+    """Turns an argument to how it lies."""
     if kind == CHANNELS:
       # To be spread over a tile.
       return jnp.expand_dims(array, 1 if self.wide else 2)
@@ -119,8 +120,8 @@ class Layout:
     usual = sorted(axes, key=lambda a: 0.5 if a < 0 else a)
     return array.transpose([usual.index(a) for a in axes])
 
-  def back(self, array: jax.Array, kind: Array) -> jax.Array:
-    """Undoes `lay`."""
+  def back(self, array: jax.Array, kind: Array | str) -> jax.Array:
+    """Turns a result that lies so to its usual axes."""
     if kind == OF_CHANNELS:
       return array.reshape(*array.shape[:2], -1)
     axes, merged = self._lies(kind)
@@ -132,7 +133,7 @@ class Layout:
     return array.transpose(sorted(
         range(len(axes)), key=lambda i: 0.5 if axes[i] < 0 else axes[i]))
 
-  def block(self, kind: Array) -> pl.BlockSpec:
+  def block(self, kind: Array | str) -> pl.BlockSpec:
     """Returns how a kernel sees an array: a row of some clips and channels."""
     if isinstance(kind, str):
       one = (1, self.channels) if self.wide else (self.channels, 1)
@@ -150,8 +151,8 @@ class Layout:
     return pl.BlockSpec(tuple(shape), lambda i, j, k: tuple(
         {0: i, 4: j, 2: k}.get(a, 0) for a in axes))
 
-  def shape(self, kind: Array, dtype) -> jax.ShapeDtypeStruct:
-    """Returns what an array of a kind is as it lies."""
+  def shape(self, kind: Array | str, dtype) -> jax.ShapeDtypeStruct:
+    """Returns what a result is as it lies."""
     if kind == OF_CHANNELS:
       c = self.lengths[4]
       return jax.ShapeDtypeStruct(

@@ -21,6 +21,16 @@ class Clip(NamedTuple):
   x: jax.Array
   norm: jax.Array | None = None
 
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The clip's."""
+    return self.x.shape
+
+  @property
+  def dtype(self):
+    """The clip's."""
+    return self.x.dtype
+
 
 def value(x: jax.Array, norm: jax.Array | None) -> jax.Array:
   """Returns the clip [N, T, H, W, C], in the type of `x`."""
@@ -35,7 +45,8 @@ def gradient_of_x(norm: jax.Array | None, g: jax.Array) -> jax.Array:
   return g if norm is None else (g * norm[1]).astype(g.dtype)
 
 
-def sums(x: jax.Array, norm: jax.Array | None, g: jax.Array):
+def sums(x: jax.Array, norm: jax.Array | None,
+         g: jax.Array) -> jax.Array | None:
   """Sums what the gradient of the norm consists of.
 
   Args:
@@ -53,7 +64,8 @@ def sums(x: jax.Array, norm: jax.Array | None, g: jax.Array):
                     for by in (1.0, x - norm[0])])
 
 
-def gradient_of_norm(norm: jax.Array | None, found):
+def gradient_of_norm(norm: jax.Array | None,
+                     found: jax.Array | None) -> jax.Array | None:
   """Returns the gradient of the norm, from what `sums` returned."""
   if norm is None:
     return None

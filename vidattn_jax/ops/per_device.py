@@ -198,7 +198,8 @@ def by_clips(function: Callable, arguments, shared=()):
     shared: arrays that all clips share.
 
   Returns:
-    What the function returns; pytree of arrays whose first axis is the clips.
+    What the function returns; pytree of arrays whose first axis is the clips,
+    or parts of them, of which each device has as many.
   """
   mesh = _mesh()
   if mesh is None:

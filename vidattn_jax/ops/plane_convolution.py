@@ -1,4 +1,4 @@
-"""The convolution of two planes into one that every gate has.
+"""The convolution of two planes into one: gates of AIA and CBAM3D have it.
 
 XLA makes slow code of it: on the CPU it takes 100 times as long as it should,
 on a GPU its gradient to the kernel does, and on a TPU two channels are padded
@@ -28,8 +28,8 @@ def convolve_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
 
   Args:
     planes: [N, 2, A, B, C].
-    kernel: [a, b, c, 2, 1], odd lengths along A, B, and C, where they are at
-      most 9; then the planes.
+    kernel: [a, b, c, 2, 1], odd lengths along A, B and C, the last at most 9;
+      then the planes.
 
   Returns:
     [N, A, B, C].
@@ -67,8 +67,9 @@ def _convolve_on_cpu(planes, kernel):
 
 def _convolve_banded(planes, kernel):
   # The last axis is cut into blocks, which are the channels of a 2D
-  # convolution: from each block and its two neighbours to the block, by a
-  # banded matrix. That is 3 times the arithmetic and 100 times the speed.
+  # convolution: from each block and what is beside it to the block, by a banded
+  # matrix. With three taps that is 3 times the arithmetic, and 100 times the
+  # speed.
   extra = kernel.shape[2] - 1
   y = _convolve_windows(_blocks(planes, extra), _band(
       kernel, _BLOCK + extra, _BLOCK, 0))
@@ -176,13 +177,13 @@ def _from_blocks(y, p, shape):
   return y.reshape(n, p, a, b, -1)[..., :c]
 
 
-def _kernel_gradient_plain(planes, g, size=(3, 3, 3)):
+def _kernel_gradient_plain(planes, g, size):
   shape = jax.ShapeDtypeStruct((*size, planes.shape[1], 1), planes.dtype)
   return jax.linear_transpose(
       lambda k: _convolve_plain(planes, k), shape)(g[:, None])[0]
 
 
-def _kernel_gradient_banded(planes, g, size=(3, 3, 3)):
+def _kernel_gradient_banded(planes, g, size):
   p, taps = planes.shape[1], size[2]
   rows = _BLOCK + taps - 1
   windows = _blocks(planes, taps - 1)
@@ -192,7 +193,7 @@ def _kernel_gradient_banded(planes, g, size=(3, 3, 3)):
   return _taps(band, rows, _BLOCK, 0, taps)
 
 
-def _kernel_gradient_dense(planes, g, size=(3, 3, 3)):
+def _kernel_gradient_dense(planes, g, size):
   if _turns(planes.shape):
     return _kernel_gradient_first(planes, g, size)
   return _kernel_gradient_last(planes, g, size)

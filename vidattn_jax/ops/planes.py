@@ -72,12 +72,18 @@ def pool_gated(x: jax.Array, gates: dict[int, jax.Array],
 
 @functools.partial(jax.jit, static_argnums=2)
 def pool(x, gates, axes):
-  """Pools a clip times the mean of its gates, of which there may be none.
+  """Pools a clip times the mean of its gates, see `pool_gated`.
 
-  Returns {axis: the planes, and where along the axis each maximum is}.
+  Args:
+    x: [N, T, H, W, C].
+    gates: {axis: gate}; {} for none.
+    axes: the axes to pool.
+
+  Returns:
+    {axis: (planes [N, 2, ...], where along the axis each maximum is [N, ...])}.
   """
   def each(form):
-    def pool(x, gates):
+    def of_axes(x, gates):
       z = times_mean(x, gates) if gates else x
       found = {}
       for axis in axes:
@@ -88,7 +94,7 @@ def pool(x, gates, axes):
         found[axis] = (jnp.stack([largest, mean], axis=1),
                        index.astype(small))
       return found
-    return pool
+    return of_axes
 
   return platform.by_platform(
       each(_pool_one_pass), each(_pool_plain), x, gates,

@@ -47,9 +47,11 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   if per_device.cut_clips():
     # XLA cuts the operation as well, and the plain form is what it knows.
     return plain(*args)
-  forms = {'cpu': on_cpu}
+  forms = {} if on_cpu is plain else {'cpu': on_cpu}
   if on_accelerator is not None:
     forms |= dict.fromkeys(('cuda', 'rocm', 'tpu'), on_accelerator)
   if on_tpu is not None and may_be_tpu():
     forms['tpu'] = on_tpu
+  if not forms:
+    return plain(*args)
   return lax.platform_dependent(*args, **forms, default=plain)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vidattn_jax import names
-from vidattn_jax.attention import aia
+from vidattn_jax.attention import gates
 from vidattn_jax.attention import sparse
 from vidattn_jax.backbones import layers
 
@@ -125,7 +125,7 @@ def by_stage(model: nn.Module, image_shape=None) -> dict[str, Complexity]:
       return y
     if isinstance(module, sparse.SparseAttention):
       sums.add(module.path)
-    elif isinstance(module, (nn.Conv, nn.Dense, aia.PlaneConv)):
+    elif isinstance(module, (nn.Conv, nn.Dense, gates.PlaneConv)):
       biased = module.has_variable('params', 'bias')
       add(module.path, macs=_macs(module, y),
           bias_outputs=y.size if biased else 0)
