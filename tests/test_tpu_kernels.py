@@ -439,11 +439,14 @@ def test_kernels_compile_for_a_tpu(chip, shape, kernels, monkeypatch):
   variables = jax.tree.map(
       lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole),
       jax.eval_shape(unit.init, jax.random.key(0), x))
-  clip = normalized.Clip(x, jax.ShapeDtypeStruct(
-      (3, shape[4]), jnp.float32, sharding=whole))
-  step = jax.jit(per_device.on_mesh(
-      mesh, functools.partial(_value_and_gradients, unit)))
-  text = step.trace(variables, clip, x).lower(
+  norm = jax.ShapeDtypeStruct((3, shape[4]), jnp.float32, sharding=whole)
+
+  def of_block(variables, x, norm, g):
+    clip = normalized.Clip(x, norm) if unit.takes_clip(x) else x
+    return _value_and_gradients(unit, variables, clip, g)
+
+  step = jax.jit(per_device.on_mesh(mesh, of_block))
+  text = step.trace(variables, x, norm, x).lower(
       lowering_platforms=('tpu',)).compile().as_text()
   # For the gates of each of four steps: one that pools, one that sums their
   # gradients; one for what came back, one for the result, one for its gradient,
