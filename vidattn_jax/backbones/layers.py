@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from vidattn_jax import names
 from vidattn_jax.backbones import remat
 from vidattn_jax.ops import convolution
-from vidattn_jax.ops import normalized
 from vidattn_jax.ops import pooling
 
 # He et al.'s initialisation, by the outputs, as the published codes use it.
@@ -120,40 +119,48 @@ class ConvBlock(nn.Module):
     return x
 
 
-def attend(block: nn.Module, x: jax.Array | normalized.Clip, position: str,
-           train: bool) -> jax.Array:
-  """Applies a block's attention unit if it stands here; for a compact method.
+def unit_at(block: nn.Module, position: str) -> nn.Module | None:
+  """Makes a block's attention unit if it stands here; for a compact method.
 
   Args:
     block: the block, with `attention`, `position` and `dtype`.
-    x: [N, T, H, W, C].
     position: the place in the block.
+  """
+  if block.attention is None or block.position != position:
+    return None
+  return block.attention(dtype=block.dtype, name='attention')
+
+
+def attend(block: nn.Module, x: jax.Array, position: str,
+           train: bool) -> jax.Array:
+  """Applies a block's attention unit if it stands here; see `unit_at`.
+
+  Args:
+    block: see `unit_at`.
+    x: [N, T, H, W, C].
+    position: see `unit_at`.
     train: see the unit.
 
   Returns:
     [N, T, H, W, C].
   """
-  if block.attention is None or block.position != position:
-    return x
-  return remat.unit(block.attention(dtype=block.dtype, name='attention'), x,
-                    train)
+  unit = unit_at(block, position)
+  return x if unit is None else remat.unit(unit, x, train)
 
 
-def leaves_norm(block: nn.Module, x: jax.Array, position: str) -> bool:
-  """Tells whether a clip is not normalised before the unit that stands here.
+def leaves_norm(block: nn.Module, unit: nn.Module, x: jax.Array) -> bool:
+  """Tells whether a clip is not normalised before a unit.
 
   The unit does that on the way then, see `coefficients`.
 
   Args:
-    block: see `attend`.
+    block: the unit's block.
+    unit: the unit.
     x: [N, T, H, W, C], yet to be normalised.
-    position: the place in the block.
   """
-  if block.attention is None or block.position != position or (
-      block.is_mutable_collection('intermediates')):
-    return False
-  unit = block.attention(dtype=block.dtype, parent=None)
-  return hasattr(unit, 'takes_clip') and unit.takes_clip(x)
+  # Where gates are looked at, units are called step by step.
+  return (hasattr(unit, 'takes_clip') and unit.takes_clip(x)
+          and not block.is_mutable_collection('intermediates'))
 
 
 class _Coefficients(nn.BatchNorm):

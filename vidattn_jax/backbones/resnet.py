@@ -106,12 +106,15 @@ class Block(nn.Module):
       return merged(layers.attend(self, split(y), position, train))
 
     def norm_and_attend(y, name, position):
-      if self.attention is None or not layers.leaves_norm(
-          self, split(y), position):
-        return attend(norm(y, name), position)
-      clip = normalized.Clip(split(y), layers.coefficients(name=name)(
-          y, use_running_average=not train))
-      return merged(layers.attend(self, clip, position, train))
+      unit = layers.unit_at(self, position)
+      if unit is None:
+        return norm(y, name)
+      if layers.leaves_norm(self, unit, split(y)):
+        clip = normalized.Clip(split(y), layers.coefficients(name=name)(
+            y, use_running_average=not train))
+      else:
+        clip = split(norm(y, name))
+      return merged(remat.unit(unit, clip, train))
 
     out = self.width * (self.expansion if self.bottleneck else 1)
     y = merged(temporal_shift.temporal_shift(x) if self.shift else x)
