@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vidattn_jax.attention import gates
+from vidattn_jax.backbones import layers
 from vidattn_jax.ops import chains
 from vidattn_jax.ops import normalized
 from vidattn_jax.ops import planes
@@ -45,7 +46,7 @@ class Gate(nn.Module):
     """Returns the gate [N, A, B, C], in (0, 1), from planes [N, 2, A, B, C]."""
     z = gates.PlaneConv(kernel_init=self.kernel_init, dtype=self.dtype,
                         name='conv')(pooled)[..., None]
-    z = nn.BatchNorm(momentum=0.9, epsilon=1e-5, dtype=self.dtype, name='bn')(
+    z = layers.norm(dtype=self.dtype, name='bn')(
         z, use_running_average=not train)[..., 0]
     gate = nn.sigmoid(z)
     self.sow('intermediates', 'gate', gate)
@@ -57,8 +58,8 @@ class _Row(nn.Module):
 
   @nn.nowrap
   def units(self):
-    """Returns {path: what has the `steps` of a unit}, in order; or none."""
-    raise NotImplementedError
+    """Returns {path: what has the `steps` of a unit}, in order, or {}."""
+    return {}
 
   @nn.nowrap
   def takes_clip(self, x: jax.Array) -> bool:

@@ -157,8 +157,9 @@ def _gradients(clip, given, groups, spread, terms, targets=(), writes=False):
                                        groups[k]) for k in targets}
     if not writes:
       return to_gates, None, None
-    return (to_gates, normalized.gradient_of_x(norm, total()),
-            normalized.sums(x, norm, total()))
+    to_clip = total()
+    return (to_gates, normalized.gradient_of_x(norm, to_clip),
+            normalized.sums(x, norm, to_clip))
 
   return platform.by_platform(
       plain, plain, *clip, given, groups, spread,

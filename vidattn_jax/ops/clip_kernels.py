@@ -5,7 +5,6 @@ whatever gates it is multiplied by on the way: see `clip_layout`. The kernel
 goes along rows; what is pooled over height is kept until the last.
 """
 
-import dataclasses
 import functools
 import operator
 
@@ -16,76 +15,13 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 from vidattn_jax.ops import clip_layout
+from vidattn_jax.ops import clip_plan
 from vidattn_jax.ops import per_device
 
 _LANES, _SUBLANES = clip_layout.LANES, clip_layout.SUBLANES
 _F32 = jnp.float32
-# What terms begin with: the gradient of the gated clip, and the clip itself.
-GIVEN, _CLIP = None, -1
-# What is summed where the clip is pooled.
-_POOLED = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-  """What the kernel does with each place of a row.
-
-  Groups of gates, and of planes whose gradients are spread, have numbers.
-
-  Attributes:
-    lengths: those of [N, T, H, W, C].
-    groups: the axes of each group of gates.
-    spread: the axes of each group of planes.
-    seen: the groups of gates that the clip is multiplied by, to be pooled.
-    pools: the axes to pool, each alone.
-    terms: pairs of what each begins with, `GIVEN`, `_CLIP` or the gradients of
-      a group of planes, and the groups of gates that it is multiplied by.
-    targets: the groups of gates whose gradients are summed, each without its
-      own factor.
-    writes: the sum of the terms is written.
-    normalized: each channel of the clip is to be shifted and scaled first.
-    to_norm: what is written is brought back through that, and what its own
-      gradients consist of is summed.
-  """
-  lengths: tuple[int, ...]
-  groups: tuple[tuple[int, tuple[int, ...]], ...] = ()
-  spread: tuple[tuple[int, tuple[int, ...]], ...] = ()
-  seen: tuple[int, ...] = ()
-  pools: tuple[int, ...] = ()
-  terms: tuple[tuple[int | None, tuple[int, ...]], ...] = ()
-  targets: tuple[int, ...] = ()
-  writes: bool = False
-  normalized: bool = False
-  to_norm: bool = False
-
-  @property
-  def reads(self):
-    """Whether the clip is read."""
-    return (bool(self.sums) or self.to_norm
-            or any(source == _CLIP for source, _ in self.terms))
-
-  @property
-  def sums(self):
-    """Pairs of a target, or `_POOLED`, and the axis to sum along."""
-    axes = dict(self.groups)
-    return (*((_POOLED, axis) for axis in self.pools),
-            *((k, axis) for k in self.targets for axis in axes[k]))
-
-  @property
-  def given(self):
-    """Whether there is a gradient of the clip's size."""
-    return any(source is GIVEN for source, _ in self.terms)
-
-  @property
-  def parts(self):
-    """Number of running values of each reduction."""
-    return 3 if self.pools else 1
-
-  @functools.cached_property
-  def layout(self):
-    """How the clips lie."""
-    axes = {axis for _, axes in (*self.groups, *self.spread) for axis in axes}
-    return clip_layout.Layout(self.lengths, 4 in axes.union(self.pools))
+# What terms of `gradients` may begin with.
+GIVEN = clip_plan.GIVEN
 
 
 def _f32(x):
@@ -220,7 +156,7 @@ def _join(plan, found, x, place):
 def _write(plan, key, refs, index, found):
   """Writes what was found of one of the plan's sums."""
   target, axis = key
-  if target is not _POOLED:
+  if target is not clip_plan.POOLED:
     sums, = refs
     # A gate's share in the mean of all of its group.
     sums[index] = (found[0] / len(dict(plan.groups)[target])).astype(sums.dtype)
@@ -283,7 +219,7 @@ def _kernel(*refs, plan):
       mean, factor, bias = (norm_ref[i] for i in range(3))
       shifted = x - mean
       x = (shifted * factor + bias).astype(dtype).astype(_F32)
-    sources[_CLIP] = x
+    sources[clip_plan.CLIP] = x
     if plan.writes:
       written = _add_terms(plan.terms, sources, gates)
       if plan.to_norm:
@@ -295,7 +231,7 @@ def _kernel(*refs, plan):
     if plan.pools:
       for k in plan.seen:
         x = (x * gates[k]).astype(dtype).astype(_F32)
-      summed = {_POOLED: x}
+      summed = {clip_plan.POOLED: x}
     else:
       summed = {k: x * _add_terms(plan.terms, sources, gates, k)
                 for k in plan.targets}
@@ -349,58 +285,6 @@ def _kernel(*refs, plan):
       lax.fori_loop(0, width, write, 0)
 
 
-def _place_type(plan, axis):
-  return jnp.uint8 if plan.lengths[axis] <= 256 else jnp.int32
-
-
-def _arguments(plan, dtype):
-  """Returns what the kernel's arguments are, with their types, in their order.
-
-  Gates may have another type.
-  """
-  clip = clip_layout.Array(), dtype
-  found = [clip] * plan.reads
-  found += [(clip_layout.CHANNELS, _F32)] * (plan.reads and plan.normalized)
-  found += [clip] * plan.given
-  found += [(clip_layout.Array(axis), dtype)
-            for _, axes in plan.groups for axis in axes]
-  for _, axes in plan.spread:
-    for axis in axes:
-      found += [(clip_layout.Array(axis, True), dtype),
-                (clip_layout.Array(axis), _place_type(plan, axis))]
-  return found
-
-
-def _results(plan, dtype, gate_types):
-  """Returns what the kernel's results are, with their types."""
-  found = []
-  for target, axis in plan.sums:
-    if target is _POOLED:
-      found += [(clip_layout.Array(axis, True), dtype),
-                (clip_layout.Array(axis), _place_type(plan, axis))]
-    else:
-      found.append((clip_layout.Array(axis), gate_types[target][axis]))
-  if plan.writes:
-    found.append((clip_layout.Array(), dtype))
-  if plan.to_norm:
-    found.append((clip_layout.OF_CHANNELS, _F32))
-  return found
-
-
-def _scratch(plan):
-  """Returns the shapes and types of what is kept from row to row."""
-  over_height = sum(axis == 2 for _, axis in plan.sums)
-  return [((plan.lengths[3], *plan.layout.tile), _F32)] * (
-      plan.parts * over_height)
-
-
-def _memory(plan, arguments, results):
-  """Returns how many bytes of the fast memory the kernel needs."""
-  return per_device.memory(
-      [(plan.layout.block(kind).block_shape, dtype)
-       for kind, dtype in (*arguments, *results)], _scratch(plan))
-
-
 def takes(x: jax.Array, *groups: tuple[int, ...]) -> bool:
   """Tells whether the kernel takes a clip and all it is to do with it.
 
@@ -413,11 +297,13 @@ def takes(x: jax.Array, *groups: tuple[int, ...]) -> bool:
     return False
   # What needs most is the gradient of the clip, from everything.
   named = tuple(enumerate(groups))
-  plan = _Plan((per_device.own(len(x)), *x.shape[1:]), groups=named,
-               spread=named, terms=((GIVEN, tuple(range(len(groups)))),),
-               writes=True, normalized=True, to_norm=True)
-  return _memory(plan, _arguments(plan, x.dtype), _results(
-      plan, x.dtype, {})) <= per_device.capacity()
+  plan = clip_plan.Plan(
+      (per_device.own(len(x)), *x.shape[1:]), groups=named, spread=named,
+      terms=((GIVEN, tuple(range(len(groups)))),), writes=True, normalized=True,
+      to_norm=True)
+  return clip_plan.memory(
+      plan, clip_plan.arguments(plan, x.dtype),
+      clip_plan.results(plan, x.dtype, {})) <= per_device.capacity()
 
 
 def _call(plan, x, norm, given, groups, spread, dtype, interpret):
@@ -426,13 +312,15 @@ def _call(plan, x, norm, given, groups, spread, dtype, interpret):
   Returns ({(target, axis): sums, or (planes, places)}, what is written, what is
   summed for the norm), the last two None where they are not wanted.
   """
-  layout, kinds = plan.layout, [kind for kind, _ in _arguments(plan, dtype)]
+  layout = plan.layout
+  kinds = [kind for kind, _ in clip_plan.arguments(plan, dtype)]
   arrays = [*([x] * plan.reads), *([norm] * (plan.reads and plan.normalized)),
             *([given] * plan.given)]
   arrays += [groups[k][axis] for k, axes in plan.groups for axis in axes]
   arrays += [a for k, axes in plan.spread for axis in axes
              for a in spread[k][axis]]
-  results = _results(plan, dtype, jax.tree.map(lambda a: a.dtype, groups))
+  results = clip_plan.results(
+      plan, dtype, jax.tree.map(lambda a: a.dtype, groups))
   n, t, h, w, c = plan.lengths
   arrays = [layout.lay(a, kind) for a, kind in zip(arrays, kinds, strict=True)]
   shapes = [layout.shape(*result) for result in results]
@@ -441,9 +329,9 @@ def _call(plan, x, norm, given, groups, spread, dtype, interpret):
       in_specs=[layout.block(kind) for kind in kinds],
       out_specs=[layout.block(kind) for kind, _ in results],
       out_shape=shapes,
-      scratch_shapes=[pltpu.VMEM(*s) for s in _scratch(plan)],
+      scratch_shapes=[pltpu.VMEM(*s) for s in clip_plan.scratch(plan)],
       compiler_params=pltpu.CompilerParams(
-          vmem_limit_bytes=per_device.memory_limit(_memory(
+          vmem_limit_bytes=per_device.memory_limit(clip_plan.memory(
               plan, zip(kinds, (a.dtype for a in arrays)), results)),
           dimension_semantics=('parallel', 'parallel', 'arbitrary')),
       cost_estimate=pl.CostEstimate(
@@ -484,8 +372,9 @@ def pool(x, norm, groups, axes, interpret=False):
   groups = dict(enumerate(groups))
 
   def call(x, groups, norm):
-    plan = _Plan(x.shape, groups=_axes(groups), seen=tuple(groups), pools=axes,
-                 normalized=norm is not None)
+    plan = clip_plan.Plan(
+        x.shape, groups=_axes(groups), seen=tuple(groups), pools=axes,
+        normalized=norm is not None)
     found, *_ = _call(plan, x, norm, None, groups, {}, x.dtype, interpret)
     return {axis: f for (_, axis), f in found.items()}
 
@@ -507,8 +396,10 @@ def apply(x, norm, groups, interpret=False):
   groups = dict(enumerate(groups))
 
   def call(x, groups, norm):
-    plan = _Plan(x.shape, groups=_axes(groups), terms=((_CLIP, tuple(groups)),),
-                 writes=True, normalized=norm is not None)
+    plan = clip_plan.Plan(
+        x.shape, groups=_axes(groups),
+        terms=((clip_plan.CLIP, tuple(groups)),), writes=True,
+        normalized=norm is not None)
     return _call(plan, x, norm, None, groups, {}, x.dtype, interpret)[1]
 
   return per_device.by_clips(call, (x, groups), (norm,))
@@ -544,7 +435,7 @@ def gradients(x, norm, given, groups, spread, terms, targets=(), writes=False,
   spread = {k: of for k, of in spread.items() if k in sources}
 
   def call(x, given, groups, spread, norm):
-    plan = _Plan(
+    plan = clip_plan.Plan(
         x.shape, groups=_axes(groups), spread=_axes(spread), terms=terms,
         targets=targets, writes=writes, normalized=norm is not None,
         to_norm=writes and norm is not None)
