@@ -39,6 +39,16 @@ def data_dir():
   return pathlib.Path(__file__).parent / 'data'
 
 
+@pytest.fixture
+def other_platforms(monkeypatch):
+  """Has forms for platforms that are not here traced, too."""
+  from vidattn_jax.ops import platform
+  monkeypatch.setattr(platform, '_absent', {'cuda'})
+  jax.clear_caches()
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='module')
 def plain_forms():
   """Takes the plain forms: quick to compile; the others have own tests."""

@@ -195,8 +195,14 @@ def _drop_norm(monkeypatch):
     def __call__(self, x, use_running_average):
       return x
 
+  class Sigmoid(Identity):
+
+    def __call__(self, x, use_running_average):
+      return nn.sigmoid(x[..., 0])
+
   monkeypatch.setattr(nn, 'BatchNorm', Identity)
   monkeypatch.setattr(layers, 'norm', Identity)
+  monkeypatch.setattr(layers, 'norm_sigmoid', Sigmoid)
 
 
 def _sum_gates(monkeypatch):

@@ -188,7 +188,8 @@ def test_convolution_of_planes_as_channels(shape, size):
       plane_conv._kernel_gradient_plain(x, y[:, 0], size)) < 1e-5
 
 
-def test_the_form_is_chosen_by_the_platform_that_is_compiled_for():
+def test_the_form_is_chosen_by_the_platform_that_is_compiled_for(
+    other_platforms):
   x, kernel = _clip((1, 2, 4, 4, 8)), _clip((3, 3, 3, 2, 1))
   traced = jax.jit(jax.grad(lambda x, k: plane_conv.convolve_planes(x, k).sum(),
                             argnums=(0, 1))).trace(x, kernel)
@@ -204,7 +205,7 @@ def test_the_form_is_chosen_by_the_platform_that_is_compiled_for():
     assert '3x3x16x8' in texts[platform]
 
 
-def test_maxima_are_packed_with_their_places_on_accelerators():
+def test_maxima_are_packed_with_their_places_on_accelerators(other_platforms):
   for dtype, packed in (('bfloat16', True), ('float32', False)):
     traced = jax.jit(lambda x: planes.pool_planes(x, 1)).trace(
         jnp.zeros((1, 4, 2, 2, 8), dtype))
@@ -244,3 +245,11 @@ def test_bfloat16_keeps_its_type_and_its_sums_are_float32():
   assert {y.dtype, to_x.dtype, to_gates[4].dtype} == {jnp.dtype('bfloat16')}
   np.testing.assert_allclose(to_gates[4].astype(np.float32),
                              x.astype(np.float32).sum(4), rtol=1e-2)
+
+
+def test_where_only_cpus_are_nothing_is_chosen_later():
+  x, kernel = _clip((1, 2, 4, 4, 8)), _clip((3, 3, 3, 2, 1))
+  text = jax.jit(plane_conv.convolve_planes).trace(x, kernel).lower(
+      lowering_platforms=('cuda',)).as_text()
+  assert 'stablehlo.case' not in text
+  assert '3x3x20x8' in text  # The CPU's form, as was said.

@@ -45,10 +45,8 @@ class Gate(nn.Module):
   def __call__(self, pooled: jax.Array, train: bool = False) -> jax.Array:
     """Returns the gate [N, A, B, C], in (0, 1), from planes [N, 2, A, B, C]."""
     z = gates.PlaneConv(kernel_init=self.kernel_init, dtype=self.dtype,
-                        name='conv')(pooled)[..., None]
-    z = layers.norm(dtype=self.dtype, name='bn')(
-        z, use_running_average=not train)[..., 0]
-    gate = nn.sigmoid(z)
+                        name='conv')(pooled)
+    gate = layers.norm_sigmoid(name='bn')(z, use_running_average=not train)
     self.sow('intermediates', 'gate', gate)
     return gate
 

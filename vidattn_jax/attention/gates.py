@@ -177,11 +177,12 @@ class PlaneConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns [N, A, B, C] from planes [N, 2, A, B, C]."""
+    """Returns [N, A, B, C, 1] from planes [N, 2, A, B, C]."""
     kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, 2, 1),
                         jnp.float32)
-    return plane_convolution.convolve_planes(x.astype(self.dtype),
-                                             kernel.astype(self.dtype))
+    y = plane_convolution.convolve_planes(x.astype(self.dtype),
+                                          kernel.astype(self.dtype))
+    return y.reshape(*y.shape, 1)
 
 
 class SpatialGate(nn.Module):
@@ -195,10 +196,9 @@ class SpatialGate(nn.Module):
     # Where devices share a clip, the window reaches further than the next one.
     pooled = per_device.gathered(jnp.moveaxis(planes.pool_planes(x, 4), 1, -1))
     y = PlaneConv(self.kernel_size, dtype=self.dtype, name='conv')(
-        jnp.moveaxis(pooled, -1, 1))[..., None]
-    y = layers.norm(dtype=self.dtype, name='bn')(
-        y, use_running_average=not train)
-    return apply_gate(self, x, nn.sigmoid(y))
+        jnp.moveaxis(pooled, -1, 1))
+    gate = layers.norm_sigmoid(name='bn')(y, use_running_average=not train)
+    return apply_gate(self, x, gate[..., None])
 
 
 class CBAM3D(nn.Module):

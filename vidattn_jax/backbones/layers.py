@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from vidattn_jax import names
 from vidattn_jax.backbones import remat
 from vidattn_jax.ops import convolution
+from vidattn_jax.ops import normalized
 from vidattn_jax.ops import pooling
 
 # He et al.'s initialisation, by the outputs, as the published codes use it.
@@ -163,33 +164,65 @@ def leaves_norm(block: nn.Module, unit: nn.Module, x: jax.Array) -> bool:
           and not block.is_mutable_collection('intermediates'))
 
 
-class _Coefficients(nn.BatchNorm):
-  """What BatchNorm does to each channel, for others to do: `normalized.Clip`.
+class _Norm(nn.BatchNorm):
+  """BatchNorm that does not return what it normalises.
 
   Variables, numbers and arguments are those of `nn.BatchNorm`.
   """
 
+  @nn.nowrap
+  def _variables(self, shape):
+    """Returns scale, bias, and the variables of mean and variance."""
+    return *(self.param(name, init, shape, jnp.float32) for name, init in
+             (('scale', self.scale_init), ('bias', self.bias_init))), [
+                 self.variable('batch_stats', name, init, shape, jnp.float32)
+                 for name, init in (('mean', jnp.zeros), ('var', jnp.ones))]
+
+  @nn.nowrap
+  def _keep(self, variables, values):
+    """Sets mean and variance."""
+    if not self.is_initializing():
+      for variable, value in zip(variables, values, strict=True):
+        variable.value = value
+
+
+class _Coefficients(_Norm):
+  """What BatchNorm does to each channel, for `normalized.Clip`."""
+
   @nn.compact
   def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
     """Returns [3, C] from [..., C]: mean, factor and bias."""
-    shape = x.shape[-1:]
-    kept = [self.variable('batch_stats', name, init, shape, jnp.float32)
-            for name, init in (('mean', jnp.zeros), ('var', jnp.ones))]
+    scale, bias, kept = self._variables(x.shape[-1:])
     mean, var = (of.value for of in kept)
     if not use_running_average:
       wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
       axes = tuple(range(x.ndim - 1))
       mean = wide.mean(axes)
       var = jnp.maximum(0.0, (wide * wide).mean(axes) - mean * mean)
-      if not self.is_initializing():
-        for of, now in zip(kept, (mean, var)):
-          of.value = self.momentum * of.value + (1 - self.momentum) * now
-    scale = self.param('scale', self.scale_init, shape, jnp.float32)
-    bias = self.param('bias', self.bias_init, shape, jnp.float32)
+      self._keep(kept, [
+          self.momentum * of.value + (1 - self.momentum) * now
+          for of, now in zip(kept, (mean, var))])
     return jnp.stack([mean, jax.lax.rsqrt(var + self.epsilon) * scale, bias])
 
 
+class _NormSigmoid(_Norm):
+  """The sigmoid of BatchNorm of one channel, see `normalized.sigmoid`."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+    """Returns [...], in (0, 1), from [..., 1], in its type."""
+    scale, bias, kept = self._variables(x.shape[-1:])
+    arguments = x, scale, bias, *(of.value for of in kept)
+    if use_running_average:
+      return normalized.sigmoid(*arguments, self.epsilon)
+    y, *moved = normalized.sigmoid_of_batch(*arguments, self.momentum,
+                                            self.epsilon)
+    self._keep(kept, moved)
+    return y
+
+
 coefficients = functools.partial(_Coefficients, **_NORM)
+norm_sigmoid = functools.partial(_NormSigmoid, **_NORM)
 
 
 def attended(attention: Callable[..., nn.Module] | None,

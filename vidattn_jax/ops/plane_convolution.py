@@ -34,7 +34,7 @@ def convolve_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     [N, A, B, C].
   """
-  return _convolve(planes, kernel)[:, 0]
+  return platform.settled(lax.squeeze(_convolve(planes, kernel), (1,)))
 
 
 @jax.jit
@@ -119,55 +119,59 @@ def _convolve_last(planes, kernel):
 
 
 def _as_channels(planes):
-  """Turns [N, P, A, B, C] into [N, A, B, P * C]."""
+  """Turns [N, P, A, B, C] into [N, A, B, C * P]."""
   n, _, a, b, _ = planes.shape
-  return planes.transpose(0, 2, 3, 1, 4).reshape(n, a, b, -1)
+  return planes.transpose(0, 2, 3, 4, 1).reshape(n, a, b, -1)
 
 
 def _band(kernel, rows, columns, offset):
-  """Spreads [a, b, c, P, Q] to [a, b, P * rows, Q * columns].
+  """Spreads [a, b, c, P, Q] to [a, b, rows * P, Q * columns].
 
   Row i has tap i - j + offset in column j, if there is such a tap, else zero.
   """
-  a, b, _, p, q = kernel.shape
-  # Axes: A, B, planes, rows, planes, columns.
-  taps = jnp.moveaxis(kernel, 2, 0)[..., None, :, None]
-  band = sum(jnp.where(here, tap, 0) for here, tap in zip(
-      _diagonals(rows, columns, offset, len(taps)), taps, strict=True))
-  return band.reshape(a, b, p * rows, q * columns)
+  a, b, taps, p, q = kernel.shape
+  # A line of the taps and zeros again and again, cut into columns of one less:
+  # from one column to the next, the taps move down by one. It is so long that
+  # the taps before and after are not in sight.
+  period = max(rows + max(1, offset), taps + columns - offset - 1)
+  line = lax.pad(kernel, jnp.zeros((), kernel.dtype), [
+      (0, period - taps if axis == 2 else 0, 0) for axis in range(5)])
+  again = columns + (offset > 0)
+  line = lax.broadcast_in_dim(line, (a, b, again, period, p, q),
+                              (0, 1, 3, 4, 5)).reshape(a, b, -1, p, q)
+  band = line[:, :, offset:offset + columns * (period - 1)].reshape(
+      a, b, columns, -1, p, q)[:, :, :, :rows]
+  return band.transpose(0, 1, 3, 4, 5, 2).reshape(a, b, rows * p, q * columns)
 
 
 def _taps(band, rows, columns, offset, number):
   """Adds up what `_band` spread: its transpose."""
   a, b, p, q = band.shape
-  band = band.reshape(a, b, p // rows, rows, q // columns, columns)
-  return jnp.stack([jnp.where(here, band, 0).sum((3, 5))
-                    for here in _diagonals(rows, columns, offset, number)],
-                   axis=2)
-
-
-def _diagonals(rows, columns, offset, number):
-  """Returns for each of some taps where it stands, [rows, 1, columns]."""
-  distance = jnp.arange(rows)[:, None, None] - jnp.arange(columns)
-  return [distance == tap - offset for tap in range(number)]
+  wide = jnp.promote_types(band.dtype, jnp.float32)
+  kernel = jax.ShapeDtypeStruct(
+      (a, b, number, p // rows, q // columns), wide)
+  taps, = jax.linear_transpose(
+      lambda kernel: _band(kernel, rows, columns, offset), kernel)(
+          band.astype(wide))
+  return taps.astype(band.dtype)
 
 
 def _blocks(x, extra=0):
-  """Cuts [N, P, A, B, C] into [N * blocks, A, B, P * (_BLOCK + extra)].
+  """Cuts [N, P, A, B, C] into [N * blocks, A, B, (_BLOCK + extra) * P].
 
   Each block comes with the half of `extra` to its left, and that to its right.
   """
   n, p, a, b, c = x.shape
   count = -(-c // _BLOCK)
-  left = extra // 2
-  pad = ((0, 0),) * 4
-  x = jnp.pad(x, (*pad, (left, count * _BLOCK + _BLOCK - c - left)))
-  shape = (n, p, a, b, count, _BLOCK)
-  blocks = x[..., :-_BLOCK].reshape(shape)
+  left, length = extra // 2, (count + (extra > 0)) * _BLOCK
+  if length > c:
+    x = lax.pad(x, jnp.zeros((), x.dtype),
+                [(0, 0, 0)] * 4 + [(left, length - c - left, 0)])
+  blocks = x.reshape(n, p, a, b, -1, _BLOCK)
   if extra:
-    following = x[..., _BLOCK:].reshape(shape)[..., :extra]
-    blocks = jnp.concatenate([blocks, following], axis=-1)
-  return blocks.transpose(0, 4, 2, 3, 1, 5).reshape(n * count, a, b, -1)
+    blocks = jnp.concatenate(
+        [blocks[..., :-1, :], blocks[..., 1:, :extra]], axis=-1)
+  return blocks.transpose(0, 4, 2, 3, 5, 1).reshape(n * count, a, b, -1)
 
 
 def _from_blocks(y, p, shape):
@@ -223,7 +227,8 @@ def _convolve_fwd(planes, kernel):
 def _convolve_bwd(residuals, g):
   def by_kernel_gradient(kernel_gradient):
     def gradients(planes, kernel, g):
-      return (_convolve(g[:, None], kernel[::-1, ::-1, ::-1].swapaxes(3, 4)),
+      back = _convolve(g[:, None], kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
+      return (platform.settled(back),
               kernel_gradient(planes, g, kernel.shape[:3]))
     return gradients
 

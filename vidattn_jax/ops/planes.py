@@ -88,7 +88,7 @@ def pool(x, gates, axes):
       found = {}
       for axis in axes:
         largest, index, total = form(z, axis)
-        mean = (total / z.shape[axis]).astype(z.dtype)
+        mean = (total * (1 / z.shape[axis])).astype(z.dtype)
         # As small as may be: places are read as often as planes.
         small = jnp.uint8 if z.shape[axis] <= 256 else jnp.int32
         found[axis] = (jnp.stack([largest, mean], axis=1),
@@ -118,7 +118,7 @@ def _pool_one_pass(x, axis):
     # A number that is none wins, so that it is not lost.
     first = (a[0] > b[0]) | (a[0] != a[0]) | (
         (a[0] == b[0]) & (a[1] < b[1]))
-    return (jnp.where(first, a[0], b[0]), jnp.where(first, a[1], b[1]),
+    return (lax.select(first, a[0], b[0]), lax.select(first, a[1], b[1]),
             a[2] + b[2])
 
   y = x.astype(_wide(x))
@@ -184,8 +184,8 @@ def _pool_gated_fwd(x, gates, axes):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def spread(axis, length, index, g):
   """Brings the gradients of planes to where along an axis they come from."""
-  to_largest, to_each, index = (
-      jnp.expand_dims(p, axis) for p in (g[:, 0], g[:, 1] / length, index))
+  to_largest, to_each, index = (jnp.expand_dims(p, axis) for p in (
+      g[:, 0], g[:, 1] * (1 / length), index))
   shape = [length if i == axis else n for i, n in enumerate(index.shape)]
   here = lax.broadcasted_iota(index.dtype, shape, axis) == index
   return jnp.where(here, to_largest + to_each, to_each)
@@ -246,12 +246,18 @@ def apply_gates(x: jax.Array, gates: dict[int, jax.Array]) -> jax.Array:
 def times_mean(x, gates):
   """Multiplies a clip by the mean of gates, see `apply_gates`."""
   # Left to fusion: a gate of the clip's size never exists.
-  total = sum(jnp.expand_dims(g, axis) for axis, g in gates.items())
-  return x * (total / len(gates)).astype(x.dtype)
+  total = functools.reduce(operator.add, [
+      jnp.expand_dims(g, axis) for axis, g in gates.items()])
+  return x * _part_of(total, gates).astype(x.dtype)
+
+
+def _part_of(total, gates):
+  # Not divided: that takes longer, and is not computed where it is read.
+  return total * (1 / len(gates)) if len(gates) > 1 else total
 
 
 def _sum_frames(x):
-  return functools.reduce(operator.add, [x[:, i] for i in range(x.shape[1])])
+  return functools.reduce(operator.add, jnp.split(x, x.shape[1], 1))[:, 0]
 
 
 def _sum_plainly(x):
@@ -270,7 +276,7 @@ def sum_products(x, y, gates, sum_frames=_sum_plainly):
   def gradient(axis, gate):
     product = x.astype(_wide(x)) * y
     total = sum_frames(product) if axis == 1 else product.sum(axis)
-    return (total / len(gates)).astype(gate.dtype)
+    return _part_of(total, gates).astype(gate.dtype)
 
   return {axis: gradient(axis, gate) for axis, gate in gates.items()}
 

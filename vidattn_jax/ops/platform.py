@@ -12,9 +12,10 @@ _absent = set()
 def compile_for(name: str):
   """Says that programs will be compiled for a platform that is not here.
 
-  To be called before anything is traced. Without it, forms for TPUs alone are
-  not traced where there is no TPU, which takes time; programs are the same
-  without them, but slower there.
+  To be called before anything is traced. Without it, where there are but CPUs
+  only their forms are traced, and forms for TPUs alone only where there are
+  TPUs: choosing later takes time to trace and to compile. Programs compute the
+  same without it, but are slower there.
 
   Args:
     name: such as 'tpu'.
@@ -27,11 +28,16 @@ def may_be_tpu() -> bool:
   return 'tpu' in _absent or jax.default_backend() == 'tpu'
 
 
+def _is_cpu():
+  """Tells whether what is traced is for CPUs alone."""
+  return not _absent and jax.default_backend() == 'cpu'
+
+
 def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   """Calls the form that suits the platform that the program is compiled for.
 
-  That may be another one than the program runs on while it is traced. Where the
-  mesh cuts clips, every platform gets the plain form.
+  That may be another one than the program runs on while it is traced, see
+  `compile_for`. Where the mesh cuts clips, every platform gets the plain form.
 
   Args:
     on_cpu: the form for the CPU, a function of `args`.
@@ -47,6 +53,8 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   if per_device.cut_clips():
     # XLA cuts the operation as well, and the plain form is what it knows.
     return plain(*args)
+  if _is_cpu():
+    return on_cpu(*args)
   forms = {} if on_cpu is plain else {'cpu': on_cpu}
   if on_accelerator is not None:
     forms |= dict.fromkeys(('cuda', 'rocm', 'tpu'), on_accelerator)
@@ -55,3 +63,18 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   if not forms:
     return plain(*args)
   return lax.platform_dependent(*args, **forms, default=plain)
+
+
+def settled(x: jax.Array) -> jax.Array:
+  """Has the CPU's compiler keep the shape that an array has.
+
+  It moves reshapes and transposes down a row of operations one by one, through
+  all of the program each time. What is fused is not changed by this.
+
+  Args:
+    x: what was reshaped, and goes into such a row.
+
+  Returns:
+    `x`.
+  """
+  return lax.optimization_barrier(x) if _is_cpu() else x
