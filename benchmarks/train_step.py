@@ -9,8 +9,8 @@ the same run. The floor is the network with attention whose gates' convolutions
 are left out: it reads and writes what the units read and write. Times are
 medians; ratios are of single turns, with the smallest and the largest.
 
-Memory is kept as main.py has it kept, which --default_memory leaves out; that
-is PyTorch's best, and the best for compiling.
+Memory is kept as main.py has it kept; --default_memory leaves that to the C
+library, which is better for PyTorch's forward passes, and for compiling.
 
 With --threads 1 the time of the processor is taken, not of the clock, also for
 compiling.

@@ -40,12 +40,16 @@ def data_dir():
 
 
 @pytest.fixture
-def other_platforms(monkeypatch):
-  """Has forms for platforms that are not here traced, too."""
+def compile_for(monkeypatch):
+  """Has forms traced for a platform that is not here, by its name."""
   from vidattn_jax.ops import platform
-  monkeypatch.setattr(platform, '_absent', {'cuda'})
-  jax.clear_caches()
-  yield
+
+  def compile_for(name):
+    monkeypatch.setattr(platform, '_absent', {name})
+    jax.clear_caches()
+
+  yield compile_for
+  monkeypatch.undo()
   jax.clear_caches()
 
 

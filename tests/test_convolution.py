@@ -128,7 +128,8 @@ def _operations(text):
 @pytest.mark.parametrize('platform', ['tpu', 'cuda', 'cpu'])
 @pytest.mark.parametrize('case', ['dots_1x1x1', 'dots_by_group', 'sums',
                                   'frames', 'blocks'])
-def test_other_platforms_get_the_plain_form(case, platform, other_platforms):
+def test_other_platforms_get_the_plain_form(case, platform, compile_for):
+  compile_for('cuda')
   x, kernel, _ = _arguments(case)
   ours, plain = (
       _operations(_compiled(convolve, case).trace(x, kernel).lower(

@@ -43,9 +43,57 @@ def test_memory_is_mapped_once():
   assert _mapped() > 5 * kept
 
 
-@pytest.mark.parametrize('platforms', ['cuda', 'tpu,cpu'])
-def test_nothing_changes_where_there_may_be_accelerators(platforms,
-                                                         monkeypatch):
-  monkeypatch.setenv('JAX_PLATFORMS', platforms)
-  monkeypatch.setattr(memory.ctypes, 'CDLL', None)  # not to be asked
+@pytest.fixture
+def asked(monkeypatch):
+  """Notes the options that are set, and sets none; there is no accelerator."""
+  found = []
+
+  class Library:
+
+    def __init__(self, name):
+      assert name is None
+
+    def mallopt(self, *option):
+      found.append(option)
+      return 1
+
+  monkeypatch.setattr(memory.ctypes, 'CDLL', Library)
+  for name in ('JAX_PLATFORMS', 'TPU_LIBRARY_PATH'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(memory.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(memory.importlib.metadata, 'entry_points',
+                      lambda group: ())
+  return found
+
+
+def test_memory_is_kept_where_there_are_but_cpus(asked):
+  assert memory.keep_on_cpu()
+  assert len(asked) == 3
+
+
+@pytest.mark.parametrize('name, value', [
+    ('JAX_PLATFORMS', 'cuda'), ('JAX_PLATFORMS', 'tpu,cpu'),
+    ('TPU_LIBRARY_PATH', '/lib/libtpu.so')])
+def test_nothing_changes_where_others_are_asked_for(name, value, asked,
+                                                    monkeypatch):
+  monkeypatch.setenv(name, value)
   assert not memory.keep_on_cpu()
+  assert not asked
+
+
+@pytest.mark.parametrize('package', ['libtpu', 'jax_plugins'])
+def test_nothing_changes_where_packages_of_others_are(package, asked,
+                                                      monkeypatch):
+  monkeypatch.setattr(memory.importlib.util, 'find_spec',
+                      lambda name: name == package or None)
+  assert not memory.keep_on_cpu()
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu')  # They are not to be used.
+  assert memory.keep_on_cpu()
+  assert len(asked) == 3
+
+
+def test_nothing_changes_where_a_plugin_is(asked, monkeypatch):
+  monkeypatch.setattr(memory.importlib.metadata, 'entry_points',
+                      lambda group: (group,))
+  assert not memory.keep_on_cpu()
+  assert not asked

@@ -50,7 +50,8 @@ def test_max_pool_and_its_gradient(case, dtype):
 @pytest.mark.parametrize('platform, searches', [('cpu', False), ('tpu', True),
                                                 ('cuda', True)])
 def test_other_platforms_get_the_plain_gradient(platform, searches,
-                                                other_platforms):
+                                                compile_for):
+  compile_for('cuda')
   x = jnp.ones((1, 4, 4, 4, 2))
   step = jax.jit(lambda x: _value_and_gradient(pooling.max_pool, x,
                                                CASES[0])[1])

@@ -46,7 +46,7 @@ def _error(found, wanted):
 
 
 @pytest.fixture
-def interpreted(monkeypatch):
+def interpreted(monkeypatch, compile_for):
   """Has the kernels chosen, and interpreted; notes which were."""
   chosen, by_platform = [], platform.by_platform
 
@@ -60,10 +60,8 @@ def interpreted(monkeypatch):
     return functools.partial(on_tpu, interpret=True)(*args)
 
   monkeypatch.setattr(platform, 'by_platform', choose)
-  monkeypatch.setattr(platform, '_absent', {'tpu'})
-  jax.clear_caches()
-  yield chosen
-  jax.clear_caches()
+  compile_for('tpu')
+  return chosen
 
 
 def _gates(shape, axes, seed=0):
@@ -298,25 +296,23 @@ def test_units_in_the_train_step(overrides, request):
     {'remat': 'units'}, slow({'remat': 'convolutions'}),
     slow({'remat': 'blocks'}), slow({'partial_bn': True}),
     slow({'model__attention_options': {'near_identity': True}})])
-def test_chains_where_parts_are_computed_again_or_frozen(overrides,
-                                                         monkeypatch):
+def test_chains_where_parts_are_computed_again_or_frozen(
+    overrides, monkeypatch, compile_for):
   # Traced as for a TPU, with the forms for the CPU.
   step = _train_step(**overrides)
   wanted = step()
-  monkeypatch.setattr(platform, '_absent', {'tpu'})
   calls, forward = [], chains.forward
   monkeypatch.setattr(chains, 'forward',
                       lambda *args: calls.append(1) or forward(*args))
-  jax.clear_caches()
+  compile_for('tpu')
   found = step()
-  jax.clear_caches()
   assert calls
   _compare_steps(found, wanted)
 
 
-def test_captured_gates_have_gradients(monkeypatch):
+def test_captured_gates_have_gradients(compile_for):
   unit, variables, x, _ = _unit('CinST->STinC', WHOLE)
-  monkeypatch.setattr(platform, '_absent', {'tpu'})
+  compile_for('tpu')
 
   def loss(params):
     _, sown = unit.apply({**variables, 'params': params}, x,
@@ -423,13 +419,13 @@ def test_corners_of_pooling(shape, axes):
         ('v4:2x2x1', 12), ('v5p:2x2x1', 22), ('v6e:2x2', 26))),
     *((chip, (32, 8, 14, 14, 256), 26) for chip in (
         'v4:2x2x1', 'v5p:2x2x1', 'v6e:2x2'))])
-def test_kernels_compile_for_a_tpu(chip, shape, kernels, monkeypatch):
+def test_kernels_compile_for_a_tpu(chip, shape, kernels, monkeypatch,
+                                   compile_for):
   if not (importlib.util.find_spec('libtpu')
           or os.environ.get('TPU_LIBRARY_PATH')):
     pytest.skip('SKIPPED FOR WANT OF A COMPILER: libtpu is not installed')
   monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
-  monkeypatch.setattr(platform, '_absent', {'tpu'})
-  jax.clear_caches()
+  compile_for('tpu')
   devices = topologies.get_topology_desc(chip, 'tpu').devices
   mesh = jax.sharding.Mesh(np.array(devices), ('data',))
   whole, split = (NamedSharding(mesh, PartitionSpec(*axes))

@@ -167,7 +167,8 @@ def leaves_norm(block: nn.Module, unit: nn.Module, x: jax.Array) -> bool:
 class _Norm(nn.BatchNorm):
   """BatchNorm that does not return what it normalises.
 
-  Variables, numbers and arguments are those of `nn.BatchNorm`.
+  Its variables, their beginnings, `momentum` and `epsilon` are those of
+  `nn.BatchNorm`, whose other attributes are not looked at.
   """
 
   @nn.nowrap
@@ -195,7 +196,7 @@ class _Coefficients(_Norm):
     scale, bias, kept = self._variables(x.shape[-1:])
     mean, var = (of.value for of in kept)
     if not use_running_average:
-      wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+      wide = normalized.wide(x)
       axes = tuple(range(x.ndim - 1))
       mean = wide.mean(axes)
       var = jnp.maximum(0.0, (wide * wide).mean(axes) - mean * mean)

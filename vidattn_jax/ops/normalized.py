@@ -34,6 +34,11 @@ class Clip(NamedTuple):
     return self.x.dtype
 
 
+def wide(x: jax.Array) -> jax.Array:
+  """Returns `x` in float32, or wider if it is."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def value(x: jax.Array, norm: jax.Array | None) -> jax.Array:
   """Returns the clip [N, T, H, W, C], in the type of `x`."""
   if norm is None:
@@ -61,8 +66,7 @@ def sums(x: jax.Array, norm: jax.Array | None,
   """
   if norm is None:
     return None
-  wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
-  return jnp.stack([(wide * by).sum((0, 1, 2, 3))
+  return jnp.stack([(wide(g) * by).sum((0, 1, 2, 3))
                     for by in (1.0, x - norm[0])])
 
 
@@ -101,14 +105,10 @@ def _squeezed(x):
   return jax.lax.reshape(x, x.shape[:-1])
 
 
-def _wide(x):
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def sigmoid_of_batch(x: jax.Array, scale: jax.Array, bias: jax.Array,
                      mean: jax.Array, var: jax.Array, momentum: float,
-                     epsilon: float):
+                     epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Computes the sigmoid of what is normalised by its own statistics.
 
   Its gradient is written out, and statistics are moved here, so that there are
@@ -132,11 +132,9 @@ def sigmoid_of_batch(x: jax.Array, scale: jax.Array, bias: jax.Array,
 
 def _sigmoid_of_batch_fwd(x, scale, bias, mean, var, momentum, epsilon):
   x = _squeezed(x)
-  wide = _wide(x)
-  # Not divided: what multiplies is computed wherever it is read.
-  mean_now = wide.sum() * (1 / x.size)
-  var_now = jnp.maximum(
-      (wide * wide).sum() * (1 / x.size) - mean_now * mean_now, 0.0)
+  mean_now = wide(x).sum() * (1 / x.size)
+  var_now = jnp.maximum((wide(x) * wide(x)).sum() * (1 / x.size)
+                        - mean_now * mean_now, 0.0)
   inverse = jax.lax.rsqrt(var_now + epsilon)
   factor = inverse * _squeezed(scale)
   gate = _sigmoid(x, mean_now, factor, _squeezed(bias))
@@ -150,8 +148,7 @@ def _sigmoid_of_batch_bwd(momentum, epsilon, residuals, g):
   del momentum, epsilon
   x, gate, mean, inverse, factor, scale = residuals
   g, *_ = g
-  wide = _wide(gate)
-  to_y = g * (wide * (1 - wide))
+  to_y = g * (wide(gate) * (1 - wide(gate)))
   centered = x - mean
   to_bias = to_y.sum()
   to_scale = (to_y * centered).sum() * inverse

@@ -15,6 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from vidattn_jax.ops import normalized
 from vidattn_jax.ops import platform
 
 # A reduction so long is unrolled by the CPU's compiler.
@@ -184,8 +185,9 @@ def _pool_gated_fwd(x, gates, axes):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def spread(axis, length, index, g):
   """Brings the gradients of planes to where along an axis they come from."""
-  to_largest, to_each, index = (jnp.expand_dims(p, axis) for p in (
-      g[:, 0], g[:, 1] * (1 / length), index))
+  to_each = (normalized.wide(g[:, 1]) * (1 / length)).astype(g.dtype)
+  to_largest, to_each, index = (
+      jnp.expand_dims(p, axis) for p in (g[:, 0], to_each, index))
   shape = [length if i == axis else n for i, n in enumerate(index.shape)]
   here = lax.broadcasted_iota(index.dtype, shape, axis) == index
   return jnp.where(here, to_largest + to_each, to_each)
@@ -252,8 +254,8 @@ def times_mean(x, gates):
 
 
 def _part_of(total, gates):
-  # Not divided: that takes longer, and is not computed where it is read.
-  return total * (1 / len(gates)) if len(gates) > 1 else total
+  # In float32, as a third is not the same in bfloat16.
+  return normalized.wide(total) * (1 / len(gates)) if len(gates) > 1 else total
 
 
 def _sum_frames(x):

@@ -12,10 +12,10 @@ _absent = set()
 def compile_for(name: str):
   """Says that programs will be compiled for a platform that is not here.
 
-  To be called before anything is traced. Without it, where there are but CPUs
-  only their forms are traced, and forms for TPUs alone only where there are
-  TPUs: choosing later takes time to trace and to compile. Programs compute the
-  same without it, but are slower there.
+  To be called before anything is traced. Without it, where JAX's default
+  platform is the CPU only its forms are traced, and forms for TPUs alone only
+  where TPUs are the default: choosing later takes time to trace and to compile.
+  Programs compute the same without it, but are slower there.
 
   Args:
     name: such as 'tpu'.
@@ -29,7 +29,7 @@ def may_be_tpu() -> bool:
 
 
 def _is_cpu():
-  """Tells whether what is traced is for CPUs alone."""
+  """Tells whether what is traced will be for CPUs."""
   return not _absent and jax.default_backend() == 'cpu'
 
 

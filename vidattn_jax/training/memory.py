@@ -17,10 +17,10 @@ def keep_on_cpu() -> bool:
 
   XLA allocates what a program needs, hundreds of megabytes, anew each time it
   runs. By default the system takes that back in between, and each page of it
-  is mapped and cleared again: a sixth of a train step's time (docs/
-  benchmarks.md). To be called before anything asks for devices, as threads that
-  have allocated before keep to their own ways. Does nothing where there may be
-  accelerators, or no such library.
+  is mapped and cleared again: a sixth of the time of a train step of TSM-R50,
+  see docs/benchmarks.md. To be called before anything asks for devices, as
+  threads that have allocated before keep to their own ways. Does nothing where
+  there may be accelerators, or no such library.
 
   Returns:
     Whether anything was changed.
@@ -39,6 +39,7 @@ def _is_cpu_alone():
   platforms = os.environ.get('JAX_PLATFORMS')
   if platforms:
     return platforms == 'cpu'
-  return (importlib.util.find_spec('libtpu') is None
+  return (not os.environ.get('TPU_LIBRARY_PATH')
+          and importlib.util.find_spec('libtpu') is None
           and importlib.util.find_spec('jax_plugins') is None
           and not importlib.metadata.entry_points(group='jax_plugins'))
