@@ -118,8 +118,6 @@ def main(argv):
                              _LARGEST_BATCH.value))
     return
   from vidattn_jax.training import hosts
-  from vidattn_jax.training import memory
-  memory.keep_on_cpu()
   if _DISTRIBUTED.value or _COORDINATOR.value:
     hosts.initialize(_COORDINATOR.value, _NUM_PROCESSES.value,
                      _PROCESS_ID.value)

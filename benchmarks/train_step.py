@@ -9,9 +9,6 @@ the same run. The floor is the network with attention whose gates' convolutions
 are left out: it reads and writes what the units read and write. Times are
 medians; ratios are of single turns, with the smallest and the largest.
 
-Memory is kept as main.py has it kept; --default_memory leaves that to the C
-library, which is better for PyTorch's forward passes, and for compiling.
-
 With --threads 1 the time of the processor is taken, not of the clock, also for
 compiling.
 """
@@ -31,7 +28,6 @@ from vidattn_jax.convert import to_torch
 from vidattn_jax.models import get_model
 from vidattn_jax.ops import plane_convolution
 from vidattn_jax.tools import check_conversion
-from vidattn_jax.training import memory
 
 _CLASSES = 174
 # Of gradients in float64.
@@ -185,13 +181,9 @@ def main(argv=None):
   parser.add_argument('--compiled', action='store_true',
                       help='measure what PyTorch compiles, too')
   parser.add_argument('--no_floor', action='store_true')
-  parser.add_argument('--default_memory', action='store_true',
-                      help='let the C library keep memory in its own way')
   parser.add_argument('--no_gradients', action='store_true',
                       help='compare logits alone')
   options = parser.parse_args(argv)
-  if not options.default_memory:
-    memory.keep_on_cpu()
   # XLA has as many threads as the process has cores.
   os.sched_setaffinity(
       0, sorted(os.sched_getaffinity(0))[-options.threads:])
