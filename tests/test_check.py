@@ -1,5 +1,6 @@
 """`vidattn check-data` finds what would spoil a training."""
 
+import concurrent.futures
 import dataclasses
 import json
 import shutil
@@ -188,7 +189,6 @@ def test_goes_on_where_it_was(root, tmp_path, monkeypatch):
   def stop(path, _):
     seen.append(path)
     if len(seen) == 3:
-      stopped.set()
       raise KeyboardInterrupt
 
   def probe(path, *args):
@@ -197,6 +197,14 @@ def test_goes_on_where_it_was(root, tmp_path, monkeypatch):
       stopped.wait(60)
     return original(path, *args)
 
+  def shutdown(pool, wait=True, **options):
+    shut(pool, wait=False, **options)
+    stopped.set()
+    shut(pool, wait)
+
+  shut = concurrent.futures.ThreadPoolExecutor.shutdown
+  monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, 'shutdown',
+                      shutdown)
   monkeypatch.setattr(decode, 'probe', probe)
   with pytest.raises(KeyboardInterrupt):
     _check(root, file, progress=stop)
