@@ -201,7 +201,7 @@ class _Coefficients(_Norm):
       mean = wide.mean(axes)
       var = jnp.maximum(0.0, (wide * wide).mean(axes) - mean * mean)
       self._keep(kept, [
-          self.momentum * of.value + (1 - self.momentum) * now
+          normalized.moved(of.value, now, self.momentum)
           for of, now in zip(kept, (mean, var))])
     return jnp.stack([mean, jax.lax.rsqrt(var + self.epsilon) * scale, bias])
 

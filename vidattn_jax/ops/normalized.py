@@ -105,6 +105,11 @@ def _squeezed(x):
   return jax.lax.reshape(x, x.shape[:-1])
 
 
+def moved(kept: jax.Array, now: jax.Array, momentum: float) -> jax.Array:
+  """Returns a running statistic, moved towards that of a batch."""
+  return (momentum * kept + (1 - momentum) * now).astype(kept.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def sigmoid_of_batch(x: jax.Array, scale: jax.Array, bias: jax.Array,
                      mean: jax.Array, var: jax.Array, momentum: float,
@@ -138,9 +143,8 @@ def _sigmoid_of_batch_fwd(x, scale, bias, mean, var, momentum, epsilon):
   inverse = jax.lax.rsqrt(var_now + epsilon)
   factor = inverse * _squeezed(scale)
   gate = _sigmoid(x, mean_now, factor, _squeezed(bias))
-  mean, var = (
-      (momentum * kept + (1 - momentum) * now).astype(kept.dtype)
-      for kept, now in ((mean, mean_now), (var, var_now)))
+  mean, var = (moved(kept, now, momentum) for kept, now in (
+      (mean, mean_now), (var, var_now)))
   return (gate, mean, var), (x, gate, mean_now, inverse, factor, scale)
 
 

@@ -122,7 +122,7 @@ def _pool_one_pass(x, axis):
     return (lax.select(first, a[0], b[0]), lax.select(first, a[1], b[1]),
             a[2] + b[2])
 
-  y = x.astype(_wide(x))
+  y = normalized.wide(x)
   index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
   found = y, index, y
   start = (jnp.array(-jnp.inf, y.dtype), jnp.int32(x.shape[axis]),
@@ -276,7 +276,7 @@ def sum_products(x, y, gates, sum_frames=_sum_plainly):
     sum_frames: function that sums along time.
   """
   def gradient(axis, gate):
-    product = x.astype(_wide(x)) * y
+    product = normalized.wide(x) * y
     total = sum_frames(product) if axis == 1 else product.sum(axis)
     return _part_of(total, gates).astype(gate.dtype)
 
