@@ -12,6 +12,7 @@ from vidattn_jax import names
 from vidattn_jax.backbones import remat
 from vidattn_jax.ops import convolution
 from vidattn_jax.ops import normalized
+from vidattn_jax.ops import platform
 from vidattn_jax.ops import pooling
 
 # He et al.'s initialisation, by the outputs, as the published codes use it.
@@ -85,6 +86,27 @@ class AveragePool(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns [N, t, h, w, C] from [N, T, H, W, C]."""
     return pooling.average_pool(x, self.window, self.strides, self.padding)
+
+
+def relu_of_sum(x: jax.Array, train: bool) -> jax.Array:
+  """Computes the ReLU at the end of a residual block.
+
+  To the CPU's compiler a maximum is so cheap that each of its readers computes
+  it anew, and the sum before it, from block to block: the parts of all sums of
+  a stage stay in memory until its end. A selection is computed once. Training
+  keeps the parts for the gradient anyway.
+
+  Args:
+    x: the sum, of any shape.
+    train: whether this is training.
+
+  Returns:
+    As `x`.
+  """
+  if train:
+    return nn.relu(x)
+  return platform.where_cpu(
+      lambda x: jnp.where(x <= 0, jnp.zeros((), x.dtype), x), nn.relu, x)
 
 
 class ConvBlock(nn.Module):

@@ -84,8 +84,10 @@ class Block(nn.Module):
       if x.shape != y.shape:
         x = conv(x, 'downsample_conv', 'downsample_bn', (1, 1, 1),
                  self.strides[0] * self.strides[1])
-      y = x + y
-    return attend(nn.relu(y), 'after_sum')
+      y = layers.relu_of_sum(x + y, train)
+    else:
+      y = nn.relu(y)
+    return attend(y, 'after_sum')
 
 
 class TCNN(nn.Module):

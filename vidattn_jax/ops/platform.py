@@ -65,6 +65,24 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   return lax.platform_dependent(*args, **forms, default=plain)
 
 
+def where_cpu(on_cpu, plain, *args):
+  """Calls one form where there are CPUs alone, and a plain one elsewhere.
+
+  Unlike `by_platform` it leaves no choice in the program: what is compiled for
+  another platform is the plain form, as if nothing had been asked.
+
+  Args:
+    on_cpu: the form for the CPU, a function of `args`.
+    plain: the form for the rest; it returns the same.
+    *args: arrays.
+
+  Returns:
+    What the chosen form returns.
+  """
+  suits = _is_cpu() and not per_device.cut_clips()
+  return (on_cpu if suits else plain)(*args)
+
+
 def settled(x: jax.Array) -> jax.Array:
   """Has the CPU's compiler keep the shape that an array has.
 

@@ -1,7 +1,12 @@
 """The temporal shift of TSM."""
 
+import functools
+
 import jax
+from jax import lax
 import jax.numpy as jnp
+
+from vidattn_jax.ops import platform
 
 
 def temporal_shift(x: jax.Array, fold_div: int = 8) -> jax.Array:
@@ -19,7 +24,24 @@ def temporal_shift(x: jax.Array, fold_div: int = 8) -> jax.Array:
     [N, T, H, W, C]; zeros where there is no such frame.
   """
   fold = x.shape[-1] // fold_div
+  return platform.where_cpu(*(functools.partial(form, fold=fold)
+                              for form in (_select, _join)), x)
+
+
+def _join(x, fold):
   edge = ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0))
   following = jnp.pad(x[:, 1:, ..., :fold], edge)
   previous = jnp.pad(x[:, :-1, ..., fold:2 * fold], [e[::-1] for e in edge])
   return jnp.concatenate([following, previous, x[..., 2 * fold:]], axis=-1)
+
+
+def _select(x, fold):
+  # One pass over the clip; the CPU's compiler makes each part of a
+  # concatenation an array first.
+  zero = jnp.zeros((), x.dtype)
+  following, previous = (
+      lax.pad(x, zero, [(0, 0, 0), edge] + [(0, 0, 0)] * 3)
+      for edge in ((-1, 1, 0), (1, -1, 0)))
+  channel = lax.broadcasted_iota(jnp.int32, (x.shape[-1],), 0)
+  return jnp.where(channel < fold, following,
+                   jnp.where(channel < 2 * fold, previous, x))
