@@ -27,7 +27,6 @@ conv = functools.partial(
     nn.Conv, use_bias=False, kernel_init=HE_INIT,
     conv_general_dilated=_conv_general_dilated)
 _NORM = dict(momentum=0.9, epsilon=1e-5)
-norm = functools.partial(nn.BatchNorm, **_NORM)
 
 
 def widened(width: int, factor: float, divisor: int = 1) -> int:
@@ -103,10 +102,9 @@ def relu_of_sum(x: jax.Array, train: bool) -> jax.Array:
   Returns:
     As `x`.
   """
-  if train:
+  if train or not platform.for_cpu_alone():
     return nn.relu(x)
-  return platform.where_cpu(
-      lambda x: jnp.where(x <= 0, jnp.zeros((), x.dtype), x), nn.relu, x)
+  return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
 
 
 class ConvBlock(nn.Module):
@@ -187,7 +185,7 @@ def leaves_norm(block: nn.Module, unit: nn.Module, x: jax.Array) -> bool:
 
 
 class _Norm(nn.BatchNorm):
-  """BatchNorm that does not return what it normalises.
+  """BatchNorm of our own.
 
   Its variables, their beginnings, `momentum` and `epsilon` are those of
   `nn.BatchNorm`, whose other attributes are not looked at.
@@ -208,6 +206,40 @@ class _Norm(nn.BatchNorm):
       for variable, value in zip(variables, values, strict=True):
         variable.value = value
 
+  @nn.nowrap
+  def _move(self, variables, batch):
+    """Moves mean and variance towards those of the batch."""
+    self._keep(variables, [
+        normalized.moved(of.value, now, self.momentum)
+        for of, now in zip(variables, batch, strict=True)])
+
+
+class _BatchNorm(_Norm):
+  """BatchNorm with the gradient of `normalized.channels_of_batch`."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+    """Returns [..., C] from [..., C]."""
+    scale, bias, kept = self._variables(x.shape[-1:])
+    if use_running_average:
+      y = normalized.channels(x, scale, bias, *(of.value for of in kept),
+                              self.epsilon)
+    else:
+      y, *now = normalized.channels_of_batch(x, scale, bias, self.epsilon)
+      self._move(kept, now)
+    return y if self.dtype is None else y.astype(self.dtype)
+
+
+def norm(**kwargs) -> nn.BatchNorm:
+  """Makes a BatchNorm.
+
+  Args:
+    **kwargs: `dtype` of the computation, and `name`.
+  """
+  # Other platforms have Flax's, with which they were measured.
+  return (_BatchNorm if platform.for_cpu_alone() else nn.BatchNorm)(
+      **_NORM, **kwargs)
+
 
 class _Coefficients(_Norm):
   """What BatchNorm does to each channel, for `normalized.Clip`."""
@@ -218,13 +250,8 @@ class _Coefficients(_Norm):
     scale, bias, kept = self._variables(x.shape[-1:])
     mean, var = (of.value for of in kept)
     if not use_running_average:
-      wide = normalized.wide(x)
-      axes = tuple(range(x.ndim - 1))
-      mean = wide.mean(axes)
-      var = jnp.maximum(0.0, (wide * wide).mean(axes) - mean * mean)
-      self._keep(kept, [
-          normalized.moved(of.value, now, self.momentum)
-          for of, now in zip(kept, (mean, var))])
+      mean, var = normalized.statistics(x)
+      self._move(kept, (mean, var))
     return jnp.stack([mean, jax.lax.rsqrt(var + self.epsilon) * scale, bias])
 
 

@@ -78,6 +78,76 @@ def gradient_of_norm(norm: jax.Array | None,
   return jnp.stack([-found[0] * norm[1], found[1], found[0]])
 
 
+def channels(x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array,
+             var: jax.Array, epsilon: float) -> jax.Array:
+  """Normalises each channel by given statistics.
+
+  Args:
+    x: [..., C].
+    scale: [C] in float32, as all that follow.
+    bias: [C].
+    mean: [C].
+    var: [C].
+    epsilon: added to `var`.
+
+  Returns:
+    [..., C], in float32, or wider if `x` is.
+  """
+  return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias
+
+
+def statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns mean and variance of each channel of [..., C], in float32."""
+  x, axes = wide(x), tuple(range(x.ndim - 1))
+  mean = x.mean(axes)
+  return mean, jnp.maximum(0.0, (x * x).mean(axes) - mean * mean)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def channels_of_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array,
+    epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Normalises each channel by its own statistics.
+
+  The gradient is written out so that it reads what comes back and `x`, and
+  nothing else of that size: from Flax's BatchNorm, XLA keeps x - mean as well
+  on the CPU.
+
+  Args:
+    x: see `channels`.
+    scale: see `channels`.
+    bias: see `channels`.
+    epsilon: see `channels`.
+
+  Returns:
+    (what `channels` returns; mean and variance, which have no gradient).
+  """
+  return _channels_of_batch_fwd(x, scale, bias, epsilon)[0]
+
+
+def _channels_of_batch_fwd(x, scale, bias, epsilon):
+  mean, var = statistics(x)
+  return ((channels(x, scale, bias, mean, var, epsilon), mean, var),
+          (x, mean, jax.lax.rsqrt(var + epsilon), scale))
+
+
+def _channels_of_batch_bwd(epsilon, residuals, g):
+  del epsilon
+  x, mean, inverse, scale = residuals
+  g, *_ = g
+  axes, share = tuple(range(x.ndim - 1)), x.shape[-1] / x.size
+  to_bias = g.sum(axes)
+  # Not of (x - mean), which would be computed beforehand, and kept.
+  to_scale = ((g * x).sum(axes) - mean * to_bias) * inverse
+  to_x = inverse * scale * (
+      g - share * to_bias - (x - mean) * (share * inverse * to_scale))
+  return (to_x.astype(x.dtype), to_scale.astype(scale.dtype),
+          to_bias.astype(scale.dtype))
+
+
+channels_of_batch.defvjp(_channels_of_batch_fwd, _channels_of_batch_bwd)
+
+
 def sigmoid(x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array,
             var: jax.Array, epsilon: float) -> jax.Array:
   """Computes the sigmoid of what is normalised by given statistics.

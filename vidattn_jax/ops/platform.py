@@ -33,6 +33,15 @@ def _is_cpu():
   return not _absent and jax.default_backend() == 'cpu'
 
 
+def for_cpu_alone() -> bool:
+  """Tells whether what is traced is for CPUs that have whole clips.
+
+  For forms that shall leave no trace in what is compiled for other platforms;
+  the rest asks `by_platform`.
+  """
+  return _is_cpu() and not per_device.cut_clips()
+
+
 def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   """Calls the form that suits the platform that the program is compiled for.
 
@@ -50,11 +59,11 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   Returns:
     What the chosen form returns.
   """
+  if for_cpu_alone():
+    return on_cpu(*args)
   if per_device.cut_clips():
     # XLA cuts the operation as well, and the plain form is what it knows.
     return plain(*args)
-  if _is_cpu():
-    return on_cpu(*args)
   forms = {} if on_cpu is plain else {'cpu': on_cpu}
   if on_accelerator is not None:
     forms |= dict.fromkeys(('cuda', 'rocm', 'tpu'), on_accelerator)
@@ -63,24 +72,6 @@ def by_platform(on_cpu, plain, *args, on_accelerator=None, on_tpu=None):
   if not forms:
     return plain(*args)
   return lax.platform_dependent(*args, **forms, default=plain)
-
-
-def where_cpu(on_cpu, plain, *args):
-  """Calls one form where there are CPUs alone, and a plain one elsewhere.
-
-  Unlike `by_platform` it leaves no choice in the program: what is compiled for
-  another platform is the plain form, as if nothing had been asked.
-
-  Args:
-    on_cpu: the form for the CPU, a function of `args`.
-    plain: the form for the rest; it returns the same.
-    *args: arrays.
-
-  Returns:
-    What the chosen form returns.
-  """
-  suits = _is_cpu() and not per_device.cut_clips()
-  return (on_cpu if suits else plain)(*args)
 
 
 def settled(x: jax.Array) -> jax.Array:
