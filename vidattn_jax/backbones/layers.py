@@ -87,22 +87,20 @@ class AveragePool(nn.Module):
     return pooling.average_pool(x, self.window, self.strides, self.padding)
 
 
-def relu_of_sum(x: jax.Array, train: bool) -> jax.Array:
+def relu_of_sum(x: jax.Array) -> jax.Array:
   """Computes the ReLU at the end of a residual block.
 
   To the CPU's compiler a maximum is so cheap that each of its readers computes
   it anew, and the sum before it, from block to block: the parts of all sums of
-  a stage stay in memory until its end. A selection is computed once. Training
-  keeps the parts for the gradient anyway.
+  a stage are read again and again. A selection is computed once.
 
   Args:
     x: the sum, of any shape.
-    train: whether this is training.
 
   Returns:
     As `x`.
   """
-  if train or not platform.for_cpu_alone():
+  if not platform.for_cpu_alone():
     return nn.relu(x)
   return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
 

@@ -82,7 +82,7 @@ class Block(nn.Module):
     elif self.kind == 'C':
       y = y + temporal(y)
     y = attend(norm(conv(y, 'conv4', out, point), 'bn4'), 'before_sum')
-    return attend(layers.relu_of_sum(y + shortcut, train), 'after_sum')
+    return attend(layers.relu_of_sum(y + shortcut), 'after_sum')
 
 
 class P3D(nn.Module):

@@ -139,7 +139,7 @@ class Block(nn.Module):
       else:
         x = norm(conv(x, 'downsample_conv', out, 1, 1, strided=True),
                  'downsample_bn')
-    return split(attend(layers.relu_of_sum(x + y, train), 'after_sum'))
+    return split(attend(layers.relu_of_sum(x + y), 'after_sum'))
 
 
 class Stage(nn.Module):

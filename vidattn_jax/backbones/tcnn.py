@@ -84,7 +84,7 @@ class Block(nn.Module):
       if x.shape != y.shape:
         x = conv(x, 'downsample_conv', 'downsample_bn', (1, 1, 1),
                  self.strides[0] * self.strides[1])
-      y = layers.relu_of_sum(x + y, train)
+      y = layers.relu_of_sum(x + y)
     else:
       y = nn.relu(y)
     return attend(y, 'after_sum')
