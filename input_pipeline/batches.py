@@ -20,6 +20,7 @@ from input_pipeline import stacks
 from input_pipeline import stored_flow
 from input_pipeline import timing
 from input_pipeline import transforms
+from input_pipeline import yuv
 
 # Grey level of a slot whose video could not be decoded.
 _GREY = 128
@@ -62,7 +63,8 @@ def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
     shard_count rows: video uint8 [b, *clip] (see `stacks.clip_shape`; [b,
     T, H, W, 3] of RGB), label int32 [b] (or [b, heads] or [b, K], see
     `labels`), mask float32 [b] (1, or 0 for a slot without video), index int32
-    [b] (position in `dataset.records`), and what `annotate` adds.
+    [b] (position in `dataset.records`), and what `annotate` adds. With
+    `data.transfer='yuv'` video and color are those of `video_arrays`.
 
   Raises:
     ValueError: keys that cannot be, or unlabelled records.
@@ -190,19 +192,20 @@ def _closing(dataset):
 class Frames:
   """Reads resized frames, or fields of stored flow, of records.
 
-  From memory if they are kept there.
+  From memory if they are kept there. For training they may be `yuv.Planes`.
   """
 
-  def __init__(self, dataset, data, size, resampler):
+  def __init__(self, dataset, data, size, resampler, training=False):
     self._records = dataset.records
     self._data = data
     self._size = size
     self._resampler = resampler
     self._flow_root = data.flow_root if data.modality == 'flow' else ''
+    self._planes = training and data.transfer == 'yuv'
     self._kept = {} if data.cache_frames else None
 
   def read(self, index, frame_indices):
-    """Returns frames of record `index`, uint8 [n, h, w, C], resized."""
+    """Returns frames of record `index`, [n, h, w, C], resized."""
     if self._kept is None:
       return self._decode(index, frame_indices)
     if index not in self._kept:
@@ -215,9 +218,9 @@ class Frames:
     count = record.num_frames - bool(self._flow_root)
     size = 3 * record.entry.height * record.entry.width
     step = max(_CACHED_BYTES // max(size, 1), 1)
-    return np.concatenate([
-        self._decode(index, range(i, min(i + step, count)))
-        for i in range(0, count, step)])
+    parts = [self._decode(index, range(i, min(i + step, count)))
+             for i in range(0, count, step)]
+    return (yuv.concatenated if self._planes else np.concatenate)(parts)
 
   def _decode(self, index, frame_indices):
     return resizing.resize(self.decode(index, frame_indices), self._size,
@@ -230,7 +233,7 @@ class Frames:
       return stored_flow.read(
           stored_flow.locate(self._flow_root, record.video or record.name),
           [record.start + i for i in frame_indices])
-    return read_frames(record, frame_indices, self._data)
+    return read_frames(record, frame_indices, self._data, self._planes)
 
 
 class TrainClip:
@@ -242,7 +245,7 @@ class TrainClip:
     self._dataset = dataset
     self._records = dataset.records
     self._frames = Frames(dataset, config.data, config.data.resize,
-                          config.data.resampler)
+                          config.data.resampler, training=True)
     self._data = config.data
     self._flow = stacks.flow_recipe(config.data)
     self._num_frames = config.model.num_frames
@@ -265,7 +268,7 @@ class TrainClip:
     except decode.VideoError as error:
       logging.warning('Masked in training: %s', error)
       video = grey(stacks.clip_shape(
-          self._flow, self._num_frames, self._crop_size))
+          self._flow, self._num_frames, self._crop_size), self._data.transfer)
       mask = 0
     slot = _slot(video, label, mask, index)
     if self._annotate:
@@ -330,9 +333,34 @@ class _EvalViews:
     return _slot(grey((views, *shape)), label, 0, index) | counts
 
 
-def grey(shape):
-  """Returns what stands for a video that cannot be decoded."""
+def grey(shape, transfer='rgb'):
+  """Returns what stands for a video that cannot be decoded.
+
+  Args:
+    shape: [..., H, W, C] of the clip.
+    transfer: `data.transfer` of a training clip.
+
+  Returns:
+    uint8 [..., H, W, C], or `yuv.Planes`.
+  """
+  if transfer == 'yuv':
+    return yuv.of_pictures(grey(shape))
   return np.full(shape, _GREY, np.uint8)
+
+
+def video_arrays(video):
+  """Returns what goes to the device of a clip, {name: array}.
+
+  Args:
+    video: uint8 [..., C], or `yuv.Planes`.
+
+  Returns:
+    `video`, uint8; of planes as `yuv.Planes.packed` returns them, and `color`,
+    float32 [3, 4], as `yuv.to_rgb` does.
+  """
+  if isinstance(video, yuv.Planes):
+    return {'video': video.packed(), 'color': yuv.to_rgb(video.color)}
+  return {'video': resizing.contiguous(video)}
 
 
 def _label(dataset, index):
@@ -343,23 +371,24 @@ def _label(dataset, index):
 
 def _slot(video, label, mask, index):
   return {
-      'video': resizing.contiguous(video),
+      **video_arrays(video),
       'label': np.asarray(label, np.int32),
       'mask': np.float32(mask),
       'index': np.int32(index),
   }
 
 
-def read_frames(record, indices, data):
+def read_frames(record, indices, data, planes=False):
   """Decodes frames of a record.
 
   Args:
     record: `sources.Record`.
     indices: frame numbers from 0, the record's first.
     data: the section `data` of the configuration.
+    planes: leave the frames in YUV.
 
   Returns:
-    uint8 [len(indices), H, W, 3] in the video's own size.
+    uint8 [len(indices), H, W, 3], or `yuv.Planes`, in the video's own size.
 
   Raises:
     decode.VideoError: the frames cannot be had.
@@ -367,10 +396,11 @@ def read_frames(record, indices, data):
   indices = [record.start + i for i in indices]
   limits = containers.limits_of(data)
   if record.entry.codec == 'folder':
-    return decode.decode_folder(record.path, indices, data.frame_template,
-                                data.first_frame, limits)
+    pictures = decode.decode_folder(
+        record.path, indices, data.frame_template, data.first_frame, limits)
+    return yuv.of_pictures(pictures) if planes else pictures
   if data.frames_by == 'time':
     indices = timing.grid(
         record.entry, data.frames_by, data.frame_rate)[indices]
   return decode.decode_frames(
-      record.path, indices, record.entry, data.rotate, limits)
+      record.path, indices, record.entry, data.rotate, limits, planes)

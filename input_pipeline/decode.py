@@ -23,6 +23,7 @@ from input_pipeline import containers
 from input_pipeline import probing
 from input_pipeline import resizing
 from input_pipeline import storage
+from input_pipeline import yuv
 from input_pipeline import zips
 
 # What others need to know of videos and their failures.
@@ -73,7 +74,7 @@ def probe(path, mode='decode', medium=None, limits=containers.LIMITS):
 
 
 def decode_frames(path, indices, index_entry=None, rotate=True,
-                  limits=containers.LIMITS):
+                  limits=containers.LIMITS, planes=False):
   """Decodes frames of a video by their ordinal.
 
   Args:
@@ -83,9 +84,11 @@ def decode_frames(path, indices, index_entry=None, rotate=True,
       None decodes from the start.
     rotate: apply the rotation that the file asks for.
     limits: `containers.Limits`; the seconds are for the whole call.
+    planes: leave the frames in YUV.
 
   Returns:
-    uint8 [len(indices), H, W, 3], RGB, 0 to 255, in the order of `indices`.
+    uint8 [len(indices), H, W, 3], RGB, 0 to 255, in the order of `indices`;
+    with `planes`, those as `yuv.Planes`.
 
   Raises:
     VideoError: the file is missing, unreadable, no video, damaged before the
@@ -101,17 +104,20 @@ def decode_frames(path, indices, index_entry=None, rotate=True,
     # the start tells what it is worth.
     with contextlib.suppress(_AstrayError):
       if way:
-        return _decode(way, path, indices, index_entry, rotate, limits)
-  return _decode(_decode_through, path, indices, index_entry, rotate, limits)
+        return _decode(way, path, indices, index_entry, rotate, limits,
+                       planes=planes)
+  return _decode(_decode_through, path, indices, index_entry, rotate, limits,
+                 planes=planes)
 
 
 class _AstrayError(Exception):
   """A file is not what its entry says."""
 
 
-def _decode(way, path, indices, entry, rotate, limits, medium=None):
+def _decode(way, path, indices, entry, rotate, limits, medium=None,
+            planes=False):
   """Decodes in one of the ways below."""
-  frames = _Frames(path, indices, rotate)
+  frames = (_Planes if planes else _Frames)(path, indices, rotate)
   try:
     known = entry or probing.IndexEntry(stream=None)
     sure = way is not _decode_through  # of the entry
@@ -126,9 +132,9 @@ def _decode(way, path, indices, entry, rotate, limits, medium=None):
     if way is _decode_through or error.passing:
       raise
     raise _AstrayError from error
-  if frames.array is None or frames.count < len(set(indices)):
+  if frames.arrays is None or frames.count < len(set(indices)):
     raise _AstrayError
-  return frames.array
+  return frames.result()
 
 
 def decode_all(path, rotate=True, limits=containers.LIMITS):
@@ -257,7 +263,7 @@ def _read_image(path, image, limits):
 
 
 class _Frames:
-  """The frames asked for, as they are found."""
+  """The frames asked for, as they are found, in RGB."""
 
   def __init__(self, path, indices, rotate):
     self._path = path
@@ -268,8 +274,7 @@ class _Frames:
     self._rotate = rotate
     self._reformatter = _LOCAL.reformatter
     self._found = set()
-    self._size = None
-    self.array = None
+    self.arrays = None
 
   @property
   def count(self):
@@ -280,17 +285,46 @@ class _Frames:
 
   def put(self, ordinal, frame):
     """Converts a frame into its places."""
-    rgb = _to_rgb(self._reformatter, frame, self._rotate)
-    if self.array is None:
+    views = self._views(frame)
+    if self.arrays is None:
       # Only now: what a header says of the size is no reason to allocate.
-      self.array = np.empty((self._count, *rgb.shape), np.uint8)
-    elif rgb.shape != self.array.shape[1:]:
-      raise _changing(self._path, {rgb.shape[:2], self.array.shape[1:3]})
+      self.arrays = [np.empty((self._count, *view.shape), np.uint8)
+                     for view in views]
+    elif views[0].shape != self.arrays[0].shape[1:]:
+      raise _changing(self._path,
+                      {views[0].shape[:2], self.arrays[0].shape[1:3]})
     first, *others = self._places[ordinal]
-    resizing.copy(rgb, self.array[first])
-    for place in others:
-      self.array[place] = self.array[first]
+    for view, array in zip(views, self.arrays, strict=True):
+      resizing.copy(view, array[first])
+      for place in others:
+        array[place] = array[first]
     self._found.add(ordinal)
+
+  def _views(self, frame):
+    """Returns what is kept of a frame, uint8 [H, W, C] each."""
+    return [_to_rgb(self._reformatter, frame, self._rotate)]
+
+  def result(self):
+    """Returns the frames."""
+    return self.arrays[0]
+
+
+class _Planes(_Frames):
+  """The frames asked for, in YUV."""
+
+  _color = None
+
+  def _views(self, frame):
+    planes, color = yuv.of_frame(self._reformatter, frame)
+    if self._color not in (None, color):
+      raise VideoError(self._path, 'its frames change their kind of colour; '
+                       "set data.transfer='rgb'")
+    self._color = color
+    turns = _turns(frame, self._rotate)
+    return [np.rot90(plane, turns)[..., None] for plane in planes]
+
+  def result(self):
+    return yuv.Planes(tuple(self.arrays), self._color)
 
 
 def _to_rgb(reformatter, frame, rotate):
@@ -300,8 +334,13 @@ def _to_rgb(reformatter, frame, rotate):
   plane = rgb.planes[0]
   view = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[
       :rgb.height, :3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-  turns = round(frame.rotation / 90) % 4 if rotate else 0
+  turns = _turns(frame, rotate)
   return np.rot90(view, turns) if turns else view
+
+
+def _turns(frame, rotate):
+  """Returns the quarter turns that the file asks for."""
+  return round(frame.rotation / 90) % 4 if rotate else 0
 
 
 def _too_short(path, num_frames, index):

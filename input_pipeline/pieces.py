@@ -56,7 +56,7 @@ class _TrainPiece:
     self._pieces = pieces
     self._records = dataset.records
     self._frames = batches.Frames(dataset, config.data, config.data.resize,
-                                  config.data.resampler)
+                                  config.data.resampler, training=True)
     self._data = config.data
     self._num_frames = config.model.num_frames
     self._crop_size = tuple(config.model.crop_size)
@@ -74,9 +74,10 @@ class _TrainPiece:
           self._crop_size, self._flipped)
     except decode.VideoError as error:
       logging.warning('Masked in training: %s', error)
-      video = batches.grey((self._num_frames, *self._crop_size, 3))
+      video = batches.grey((self._num_frames, *self._crop_size, 3),
+                           self._data.transfer)
       mask = 0
-    return {'video': resizing.contiguous(video), 'mask': np.float32(mask),
+    return {**batches.video_arrays(video), 'mask': np.float32(mask),
             'index': np.int32(index), **self._pieces.targets(more, classes)}
 
 

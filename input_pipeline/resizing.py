@@ -13,6 +13,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from input_pipeline import yuv
+
 # What `data.resampler` may be, and what a recipe says of it.
 RESAMPLERS = {
     'pillow': f'Pillow {PIL.__version__} bilinear, antialiased',
@@ -46,16 +48,20 @@ def resize(frames, size, resampler='pillow'):
   """Resizes frames, bilinear with antialiasing.
 
   Args:
-    frames: uint8 [T, H, W, C]; the motion in flow is not rescaled.
+    frames: uint8 [T, H, W, C], or `yuv.Planes`; the motion in flow is not
+      rescaled.
     size: length of the short side, the other in proportion; or (height, width).
     resampler: one of `RESAMPLERS`.
 
   Returns:
-    uint8 [T, h, w, C]; not always contiguous.
+    As `frames`, [T, h, w, C]; not always contiguous.
   """
   new = resized(frames.shape[1:3], size)
   if new == frames.shape[1:3]:
     return frames
+  if isinstance(frames, yuv.Planes):
+    return frames.resized(
+        new, lambda plane, size: resize(plane, size, resampler))
   if resampler == 'swscale' and min(*frames.shape[1:3], *new) >= _LEAST:
     return _by_swscale(frames, new)
   if frames.shape[-1] != 3:

@@ -12,6 +12,7 @@ from input_pipeline import lengths
 from input_pipeline import resizing
 from input_pipeline import sampling
 from input_pipeline import stacks
+from input_pipeline import yuv
 
 CROPS = (1, 3, 5, 10)
 # Evaluations of all clips of a video, and whether only of whole ones.
@@ -159,12 +160,14 @@ def flip(frames):
   """Mirrors frames left to right; in flow, right becomes left.
 
   Args:
-    frames: uint8 [T, H, W, C].
+    frames: uint8 [T, H, W, C], or `yuv.Planes`.
 
   Returns:
-    uint8 [T, H, W, C]; of flow, x is 255 - x, as published: no motion, 128,
+    As `frames`; of flow, x is 255 - x, as published: no motion, 128,
     becomes 127.
   """
+  if isinstance(frames, yuv.Planes):
+    return frames.flipped()
   frames = frames[:, :, ::-1]
   if frames.shape[-1] == 2:
     frames = np.stack([255 - frames[..., 0], frames[..., 1]], axis=-1)
@@ -176,14 +179,14 @@ def train_clip(rng, frames, label, data, crop_size, flipped):
 
   Args:
     rng: `np.random.Generator`.
-    frames: uint8 [T, H, W, C], resized.
+    frames: uint8 [T, H, W, C], or `yuv.Planes`, resized.
     label: as `labels.encode` makes it.
     data: the section `data` of the configuration.
     crop_size: (height, width).
     flipped: what `labels.flips` resolved.
 
   Returns:
-    (uint8 [T, *crop_size, C], label).
+    (as `frames`, [T, *crop_size, C]; label).
   """
   if data.crop == 'multiscale':
     frames = multiscale_crop(rng, frames, crop_size, data.crop_scales,
@@ -226,6 +229,18 @@ def check_train(config):
   if not 0 <= data.color_jitter <= (data.modality == 'rgb'):
     raise ValueError(f'data.color_jitter={data.color_jitter:g} must lie '
                      'between 0 and 1, and be 0 for flow')
+  if data.transfer not in ('rgb', 'yuv'):
+    raise ValueError("data.transfer must be 'rgb' or 'yuv', not "
+                     f'{data.transfer!r}')
+  if data.transfer == 'yuv':
+    if data.modality == 'flow' and data.flow_root:
+      raise ValueError("data.transfer='yuv' is for frames; stored flow "
+                       '(data.flow_root) has no colour: leave it out')
+    if any(side % 2 for side in config.model.crop_size):
+      raise ValueError(
+          "data.transfer='yuv' has colour at half size, so that the crop's "
+          f'sides must be even, not {tuple(config.model.crop_size)} '
+          '(model.crop_size)')
   stacks.flow_recipe(data)
 
 
@@ -435,4 +450,6 @@ def _cut(frames, place, size):
     raise ValueError(
         f'a crop of {tuple(size)} is larger than the frame '
         f'{tuple(frames.shape[1:3])}; raise data.resize or lower the crop')
+  if isinstance(frames, yuv.Planes):
+    return frames.cut(place, size)
   return frames[:, y:y + height, x:x + width]

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import seeded
 
+from vidattn_jax.backbones import layers
+from vidattn_jax.models import get_model
 from vidattn_jax.ops import plane_convolution as plane_conv
 from vidattn_jax.ops import planes
 from vidattn_jax.ops import temporal_shift
@@ -40,6 +42,42 @@ def test_temporal_shift_of_one_frame_and_of_few_channels():
   assert y[..., 4:].all()
   few = _clip((1, 3, 2, 2, 7))
   np.testing.assert_array_equal(temporal_shift.temporal_shift(few), few)
+
+
+@pytest.mark.parametrize('shape', [(2, 5, 3, 4, 16), (1, 1, 2, 2, 8),
+                                   (2, 2, 1, 3, 11)])
+def test_temporal_shift_of_both_forms(shape):
+  x, g = _clip(shape), _clip(shape, 2.0)
+  found = []
+  for form in (temporal_shift._select, temporal_shift._join):
+    y, pull = jax.vjp(lambda x, form=form: form(x, shape[-1] // 8), x)
+    found.append((y, *pull(g)))
+  jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_relu_of_a_sum():
+  x = jnp.asarray([-2.0, -0.0, 0.0, 3.0, jnp.inf, -jnp.inf, jnp.nan])
+  (y, pull), (wanted, its) = (jax.vjp(f, x) for f in (
+      layers.relu_of_sum, jax.nn.relu))
+  np.testing.assert_array_equal(y, wanted)
+  np.testing.assert_array_equal(pull(jnp.ones(7)), its(jnp.ones(7)))
+  assert layers.relu_of_sum(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_sums_of_a_stage_are_computed_once(monkeypatch):
+  model = get_model(name='tsm_r50', width=0.25, num_frames=4, crop_size=64,
+                    num_classes=5)
+  video = jnp.ones((1, *model.image_shape))
+  variables = jax.eval_shape(model.init, jax.random.key(0), video)
+
+  def memory():
+    return jax.jit(model.apply).lower(variables, video).compile(
+        ).memory_analysis().temp_size_in_bytes
+
+  once = memory()
+  monkeypatch.setattr(layers, 'relu_of_sum', jax.nn.relu)
+  jax.clear_caches()
+  assert once < 0.75 * memory()
 
 
 def _pool_by_hand(x, axis):

@@ -8,6 +8,28 @@ import numpy as np
 _GREY = (0.299, 0.587, 0.114)
 
 
+def from_yuv(video, color):
+  """Converts clips that came as brightness, and colour at half size, to RGB.
+
+  Args:
+    video: uint8 [N, T, H / 2, W / 2, 6]: Y of four pixels, row by row, U and V.
+    color: float32 [N, 3, 4]: R, G and B from Y, U, V and 1, on 0 to 255.
+
+  Returns:
+    uint8 [N, T, H, W, 3]; pixels that share U and V have them alike.
+  """
+  n, t, h, w, _ = video.shape
+  video = video.astype(jnp.float32)
+  brightness = video[..., :4].reshape(n, t, h, w, 2, 2, 1)
+  rest = jnp.einsum('nthwc,ndc->nthwd', video[..., 4:], color[..., 1:3],
+                    precision='highest')
+  rest += color[:, None, None, None, :, 3]
+  share = color[:, :, 0].reshape(n, 1, 1, 1, 1, 1, 3)
+  rgb = share * brightness + rest[..., None, None, :]
+  rgb = jnp.clip(jnp.round(rgb), 0, 255).astype(jnp.uint8)
+  return rgb.transpose(0, 1, 2, 4, 3, 5, 6).reshape(n, t, 2 * h, 2 * w, 3)
+
+
 def jitter(key, video, strength: float):
   """Changes brightness, contrast and saturation of each clip, in this order.
 

@@ -116,11 +116,15 @@ def train_step_arguments(config, mesh, model, num_classes, shapes, shardings):
     label = (clips, len(num_classes))
   elif config.data.labels == 'multi':
     label = (clips, num_classes)
-  video = (clips, frames, *frame, channels)
-  batch = {'video': placed(video, jnp.uint8,
-                           sharding.clip_sharding(mesh, video)),
-           'label': placed(label, jnp.int32, split),
+  batch = {'label': placed(label, jnp.int32, split),
            'mask': placed((clips,), jnp.float32, split)}
+  if config.data.transfer == 'yuv':
+    # As `pixels.from_yuv` takes it.
+    frame, channels = [side // 2 for side in frame], 6
+    batch['color'] = placed((clips, 3, 4), jnp.float32, split)
+  video = (clips, frames, *frame, channels)
+  batch['video'] = placed(video, jnp.uint8,
+                          sharding.clip_sharding(mesh, video))
   key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
   return (state, batch, placed(key.shape, key.dtype, whole),
           placed((), jnp.float32, whole))
