@@ -56,11 +56,11 @@ def test_temporal_shift_of_both_forms(shape):
 
 
 def test_relu_of_a_sum():
-  x = jnp.asarray([-2.0, -0.0, 0.0, 3.0, jnp.inf, -jnp.inf, jnp.nan])
+  x = jnp.asarray([-2.0, -0.0, 0.0, 0.5, 3.0, jnp.inf, -jnp.inf, jnp.nan])
   (y, pull), (wanted, its) = (jax.vjp(f, x) for f in (
       layers.relu_of_sum, jax.nn.relu))
   np.testing.assert_array_equal(y, wanted)
-  np.testing.assert_array_equal(pull(jnp.ones(7)), its(jnp.ones(7)))
+  np.testing.assert_array_equal(pull(jnp.ones(8)), its(jnp.ones(8)))
   assert layers.relu_of_sum(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
