@@ -178,8 +178,8 @@ class PlaneConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns [N, A, B, C, 1] from planes [N, 2, A, B, C]."""
-    kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, 2, 1),
-                        jnp.float32)
+    kernel = layers.parameter(self, 'kernel', self.kernel_init,
+                              (*self.kernel_size, 2, 1))
     y = plane_convolution.convolve_planes(x.astype(self.dtype),
                                           kernel.astype(self.dtype))
     return y.reshape(*y.shape, 1)

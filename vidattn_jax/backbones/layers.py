@@ -190,6 +190,25 @@ def leaves_norm(block: nn.Module, unit: nn.Module, x: jax.Array) -> bool:
           and not block.is_mutable_collection('intermediates'))
 
 
+def parameter(module: nn.Module, name: str, init: Callable,
+              shape: tuple[int, ...]) -> jax.Array:
+  """Returns a float32 parameter, as `module.param`, but sooner.
+
+  That traces `init` each time to compare shapes; of networks with hundreds of
+  small units it takes a sixth of the time to trace a step.
+
+  Args:
+    module: the module, in its compact method.
+    name: see `nn.Module.param`.
+    init: see `nn.Module.param`.
+    shape: its shape.
+  """
+  value = module.get_variable('params', name)
+  if value is None or value.shape != shape:
+    return module.param(name, init, shape, jnp.float32)
+  return value
+
+
 class _Norm(nn.BatchNorm):
   """BatchNorm of our own.
 
@@ -200,7 +219,7 @@ class _Norm(nn.BatchNorm):
   @nn.nowrap
   def _variables(self, shape):
     """Returns scale, bias, and the variables of mean and variance."""
-    return *(self.param(name, init, shape, jnp.float32) for name, init in
+    return *(parameter(self, name, init, shape) for name, init in
              (('scale', self.scale_init), ('bias', self.bias_init))), [
                  self.variable('batch_stats', name, init, shape, jnp.float32)
                  for name, init in (('mean', jnp.zeros), ('var', jnp.ones))]
