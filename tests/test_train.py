@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -356,6 +357,19 @@ def test_workdir_of_another_configuration_is_refused(finished, plain):
                                 card={'train': {'sha256': 'xyz'}, 'eval': {}})
   with pytest.raises(ValueError, match='abc, now xyz'):
     train.train_and_evaluate(plain, workdir, changed)
+
+
+def test_a_workdir_from_before_a_key_is_gone_on_with(
+    finished, plain, tmp_path):
+  workdir = shutil.copytree(finished[0], tmp_path / 'old')
+  file = workdir / 'config.json'
+  content = json.loads(file.read_text())
+  assert content['config']['data'].pop('transfer') == 'rgb'
+  file.write_text(json.dumps(content))
+  changed = small.config(data__transfer='yuv')
+  with pytest.raises(ValueError, match="data.transfer='rgb'.*'yuv'"):
+    train.train_and_evaluate(changed, workdir, small.inputs(changed))
+  assert train.train_and_evaluate(plain, workdir, small.inputs(plain))
 
 
 def test_loss_that_is_no_number_stops_with_names_and_checkpoint(tmp_path):

@@ -17,6 +17,8 @@ _FREE_KEYS = ('eval.', 'checkpoint.', 'mesh.', 'remat', 'log_every_steps',
               'data.cache_frames', 'data.workers', 'data.threads',
               'data.prefetch', 'data.bad_videos', 'data.max_bad_fraction',
               'data.decode_seconds', 'data.max_pixels')
+# Keys that came after others' runs had begun, and what those did.
+_LATER_KEYS = {'data.transfer': 'rgb'}
 
 
 class WorkdirError(ValueError):
@@ -61,7 +63,8 @@ def claim(workdir, config, data: str):
           f'{path} is damaged, so it is unknown whether the checkpoints beside '
           'it are of this configuration. Remove the file if they are.'
       ) from None
-    old, new = _flatten(theirs['config']), _flatten(mine['config'])
+    old = _LATER_KEYS | _flatten(theirs['config'])
+    new = _flatten(mine['config'])
     free = tuple(key for key in _FREE_KEYS if key != 'eval.'
                  or config.schedule.name != 'plateau')
     for key in sorted(old.keys() | new.keys()):
