@@ -159,8 +159,8 @@ def get_config():
   data.color_jitter = 0.0
   # As what training clips go to the device: 'rgb', or 'yuv', as most videos
   # hold them: brightness at full size, colour at half of it, and RGB made on
-  # the device. That takes half the bytes, and less of the decoding processes'
-  # time; pixels differ a little. Evaluation sees RGB either way.
+  # the device. That takes half the bytes, and a little less time of those that
+  # decode; pixels differ a little. Evaluation sees RGB either way.
   data.transfer = 'rgb'
   # What the network sees: 'rgb', or 'flow' (optical flow).
   data.modality = 'rgb'

@@ -64,7 +64,7 @@ def train_batches(dataset, config, *, start_step=0, num_steps, shard_index=0,
     T, H, W, 3] of RGB), label int32 [b] (or [b, heads] or [b, K], see
     `labels`), mask float32 [b] (1, or 0 for a slot without video), index int32
     [b] (position in `dataset.records`), and what `annotate` adds. With
-    `data.transfer='yuv'` video and color are those of `video_arrays`.
+    `data.transfer='yuv'` the clips are what `video_arrays` makes of planes.
 
   Raises:
     ValueError: keys that cannot be, or unlabelled records.
@@ -220,7 +220,12 @@ class Frames:
     step = max(_CACHED_BYTES // max(size, 1), 1)
     parts = [self._decode(index, range(i, min(i + step, count)))
              for i in range(0, count, step)]
-    return (yuv.concatenated if self._planes else np.concatenate)(parts)
+    if not self._planes:
+      return np.concatenate(parts)
+    try:
+      return yuv.concatenated(parts)
+    except ValueError as error:
+      raise decode.VideoError(record.path, str(error)) from None
 
   def _decode(self, index, frame_indices):
     return resizing.resize(self.decode(index, frame_indices), self._size,
@@ -355,11 +360,13 @@ def video_arrays(video):
     video: uint8 [..., C], or `yuv.Planes`.
 
   Returns:
-    `video`, uint8; of planes as `yuv.Planes.packed` returns them, and `color`,
-    float32 [3, 4], as `yuv.to_rgb` does.
+    `video`, uint8; of planes it is Y, [T, H, W, 1], and there are `chroma`, U
+    and V, uint8 [T, H / 2, W / 2, 2], and `color`, see `yuv.to_rgb`.
   """
   if isinstance(video, yuv.Planes):
-    return {'video': video.packed(), 'color': yuv.to_rgb(video.color)}
+    y, u, v = video.planes
+    return {'video': resizing.contiguous(y), 'chroma': np.concatenate(
+        [u, v], axis=-1), 'color': yuv.to_rgb(video.color)}
   return {'video': resizing.contiguous(video)}
 
 

@@ -317,8 +317,7 @@ class _Planes(_Frames):
   def _views(self, frame):
     planes, color = yuv.of_frame(self._reformatter, frame)
     if self._color not in (None, color):
-      raise VideoError(self._path, 'its frames change their kind of colour; '
-                       "set data.transfer='rgb'")
+      raise VideoError(self._path, yuv.CHANGING)
     self._color = color
     turns = _turns(frame, self._rotate)
     return [np.rot90(plane, turns)[..., None] for plane in planes]

@@ -107,7 +107,7 @@ def _by_swscale(frames, size):
   # Three at a time, which swscale takes for Y, U and V and does not mix.
   together = 3 if channels == 3 else 1
   image = av.VideoFrame(width, height, 'yuv444p' if together == 3 else 'gray')
-  rooms = _planes(image)
+  rooms = yuv.views(image)
   reformatter = av_reformatter.VideoReformatter()
   for number, first in np.ndindex(count, channels // together):
     for i, room in enumerate(rooms):
@@ -115,13 +115,6 @@ def _by_swscale(frames, size):
     resized_image = reformatter.reformat(
         image, width=size[1], height=size[0], threads=1,
         interpolation=av_reformatter.Interpolation.BILINEAR)
-    for i, plane in enumerate(_planes(resized_image)):
+    for i, plane in enumerate(yuv.views(resized_image)):
       planes[number, first + i] = plane
   return np.moveaxis(planes, 1, -1)
-
-
-def _planes(image):
-  """Returns the memory of each plane of an image, uint8 [H, W]."""
-  return [np.frombuffer(plane, np.uint8).reshape(
-      -1, plane.line_size)[:plane.height, :plane.width]
-          for plane in image.planes]

@@ -229,6 +229,20 @@ def check_train(config):
   if not 0 <= data.color_jitter <= (data.modality == 'rgb'):
     raise ValueError(f'data.color_jitter={data.color_jitter:g} must lie '
                      'between 0 and 1, and be 0 for flow')
+  check_transfer(config)
+  stacks.flow_recipe(data)
+
+
+def check_transfer(config):
+  """Checks as what training clips are to go to the device.
+
+  Args:
+    config: the whole configuration.
+
+  Raises:
+    ValueError: they cannot; names key and value.
+  """
+  data = config.data
   if data.transfer not in ('rgb', 'yuv'):
     raise ValueError("data.transfer must be 'rgb' or 'yuv', not "
                      f'{data.transfer!r}')
@@ -241,7 +255,6 @@ def check_train(config):
           "data.transfer='yuv' has colour at half size, so that the crop's "
           f'sides must be even, not {tuple(config.model.crop_size)} '
           '(model.crop_size)')
-  stacks.flow_recipe(data)
 
 
 def check_sizes(records, config, recipe, split):

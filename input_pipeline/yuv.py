@@ -23,8 +23,9 @@ _SHARES = {
 }
 _READ_AS_BT601 = (0, 2, 5, 6)
 _FULL = av_reformatter.ColorRange.JPEG
-# Of 8 bits, at half size; the second has the full range.
+# Of 8 bits, colour at half size; the second has the full range.
 _FORMATS = ('yuv420p', 'yuvj420p')
+CHANGING = "its frames change their kind of colour; set data.transfer='rgb'"
 # All kinds of colour: the shares, and whether the range is full.
 _KINDS = [(shares, full) for shares in (_BT601, *_SHARES.values())
           for full in (False, True)]
@@ -51,11 +52,10 @@ def to_rgb(color: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Planes:
-  """Frames of a clip.
+  """Frames of a clip, of even sides.
 
   Attributes:
-    planes: Y, U and V, uint8 [T, H, W, 1] and twice [T, h, w, 1], where h and w
-      are the halves of H and W, rounded up.
+    planes: Y, U and V, uint8 [T, H, W, 1] and twice [T, H / 2, W / 2, 1].
     color: their kind of colour, of `to_rgb`.
   """
   planes: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -71,8 +71,8 @@ class Planes:
     return self._each(lambda plane, _: plane[frames])
 
   def _each(self, change: Callable) -> 'Planes':
-    """Changes each plane by a function of it and how much smaller it is."""
-    return Planes(tuple(change(plane, 1 + (i > 0))
+    """Changes each plane by a function of it and its pixels for two of Y."""
+    return Planes(tuple(change(plane, 1 if i else 2)
                         for i, plane in enumerate(self.planes)), self.color)
 
   def resized(self, size: tuple[int, int], resize: Callable) -> 'Planes':
@@ -84,35 +84,18 @@ class Planes:
       resize: function of a plane and the (height, width) to bring it to.
     """
     half = _halves(size)
-    return self._each(lambda plane, smaller: resize(
-        plane, tuple(2 // smaller * side for side in half)))
+    return self._each(lambda plane, n: resize(
+        plane, tuple(n * side for side in half)))
 
   def cut(self, place: tuple[int, int], size: tuple[int, int]) -> 'Planes':
     """Cuts (height, width) at (x, y), all made even as `resized` does."""
     (x, y), (height, width) = (side // 2 for side in place), _halves(size)
-
-    def part(plane, smaller):
-      n = 2 // smaller
-      return plane[:, n * y:n * (y + height), n * x:n * (x + width)]
-
-    return self._each(part)
+    return self._each(lambda plane, n: plane[
+        :, n * y:n * (y + height), n * x:n * (x + width)])
 
   def flipped(self) -> 'Planes':
-    """Mirrors left to right; the width is to be even."""
+    """Mirrors left to right."""
     return self._each(lambda plane, _: plane[:, :, ::-1])
-
-  def packed(self) -> np.ndarray:
-    """Returns frames of even sides for the device.
-
-    Returns:
-      uint8 [T, H / 2, W / 2, 6]: Y of four pixels, row by row, U and V.
-    """
-    y, u, v = (plane[..., 0] for plane in self.planes)
-    new = np.empty((*u.shape, 6), np.uint8)
-    for i, part in enumerate((y[:, ::2, ::2], y[:, ::2, 1::2], y[:, 1::2, ::2],
-                              y[:, 1::2, 1::2], u, v)):
-      new[..., i] = part
-    return new
 
 
 def _halves(size):
@@ -120,35 +103,55 @@ def _halves(size):
 
 
 def concatenated(parts: Sequence[Planes]) -> Planes:
-  """Joins clips of one kind of colour in time."""
+  """Joins clips in time; a ValueError if their kinds of colour differ."""
+  if len({part.color for part in parts}) > 1:
+    raise ValueError(CHANGING)
   return Planes(tuple(map(np.concatenate, zip(
       *(part.planes for part in parts), strict=True))), parts[0].color)
+
+
+def views(image: av.VideoFrame) -> list[np.ndarray]:
+  """Returns the memory of each plane of an image, uint8 [H, W]."""
+  return [np.frombuffer(plane, np.uint8).reshape(
+      -1, plane.line_size)[:plane.height, :plane.width]
+          for plane in image.planes]
 
 
 def of_frame(reformatter: av_reformatter.VideoReformatter,
              frame: av.VideoFrame) -> tuple[list[np.ndarray], int]:
   """Takes a decoded frame apart.
 
-  What is not of 8 bits at half size becomes so by way of RGB.
+  What is not of 8 bits with colour at half size is made so.
 
   Args:
     reformatter: what converts.
     frame: as the decoder gave it.
 
   Returns:
-    (views of Y, U and V, uint8 [H, W] and twice half of that; kind of colour).
+    (Y, U and V, uint8 [H, W] and twice half of that; kind of colour). An odd
+    last row or column is left out.
   """
   known = int(frame.colorspace)
-  if frame.format.name not in _FORMATS or (
-      known not in (*_SHARES, *_READ_AS_BT601)):
+  full = frame.color_range == _FULL
+  form = frame.format.name
+  if form.startswith('yuv') and known in (*_SHARES, *_READ_AS_BT601):
+    full = full or form.startswith('yuvj')
+    if form not in _FORMATS:
+      # Matrix and range stay.
+      frame = reformatter.reformat(
+          frame, format=_FORMATS[form.startswith('yuvj')], threads=1)
+  else:
+    # Of a matrix that FFmpeg does not convert, this fails as in RGB.
     frame = reformatter.reformat(frame, format='rgb24', threads=1)
-    frame = reformatter.reformat(frame, format=_FORMATS[0], threads=1)
-    known = None
-  full = known is not None and (
-      frame.format.name == _FORMATS[1] or frame.color_range == _FULL)
-  planes = [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[
-      :plane.height, :plane.width] for plane in frame.planes]
-  return planes, _KINDS.index((_SHARES.get(known, _BT601), full))
+    frame = reformatter.reformat(
+        frame, format=_FORMATS[0], threads=1,
+        dst_colorspace=av_reformatter.Colorspace.ITU601,
+        dst_color_range=av_reformatter.ColorRange.MPEG)
+    known, full = None, False
+  y, u, v = views(frame)
+  height, width = (side // 2 for side in y.shape)
+  return ([y[:2 * height, :2 * width], u[:height, :width], v[:height, :width]],
+          _KINDS.index((_SHARES.get(known, _BT601), full)))
 
 
 def of_pictures(pictures: np.ndarray) -> Planes:
@@ -156,9 +159,9 @@ def of_pictures(pictures: np.ndarray) -> Planes:
   reformatter = av_reformatter.VideoReformatter()
   parts = []
   for picture in pictures:
-    views, color = of_frame(
+    planes, color = of_frame(
         reformatter, av.VideoFrame.from_ndarray(picture, 'rgb24'))
     # A copy: the next conversion may take the memory.
-    parts.append([view.copy() for view in views])
+    parts.append([plane.copy() for plane in planes])
   return Planes(tuple(np.stack(plane)[..., None]
                       for plane in zip(*parts, strict=True)), color)

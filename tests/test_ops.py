@@ -64,6 +64,15 @@ def test_relu_of_a_sum():
   assert layers.relu_of_sum(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+def test_other_platforms_have_the_plain_forms(compile_for, monkeypatch):
+  compile_for('tpu')
+  monkeypatch.setattr(temporal_shift, '_select', None)
+  monkeypatch.setattr(layers, 'relu', None)
+  x = _clip((1, 2, 2, 2, 8))
+  temporal_shift.temporal_shift(x)
+  layers.relu_of_sum(x)
+
+
 def test_sums_of_a_stage_are_computed_once(monkeypatch):
   model = get_model(name='tsm_r50', width=0.25, num_frames=4, crop_size=64,
                     num_classes=5)

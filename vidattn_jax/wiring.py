@@ -41,6 +41,8 @@ def resolve(config):
                        (config.detection, 'more_annotations')):
     section[key] = tuple(
         p for item in section[key] for p in item.split(',') if p)
+  # Of training as of compiling for absent chips.
+  transforms.check_transfer(config)
   return config
 
 

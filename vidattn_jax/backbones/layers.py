@@ -90,7 +90,10 @@ class AveragePool(nn.Module):
 @jax.custom_jvp
 @jax.jit
 def relu(x):
-  """ReLU as a selection; named as Flax's is where operations are counted."""
+  """Returns the ReLU of `x`, as a selection.
+
+  Where operations are counted, it is known by its name, as Flax's is.
+  """
   return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
 
 
@@ -212,8 +215,8 @@ def parameter(module: nn.Module, name: str, init: Callable,
 class _Norm(nn.BatchNorm):
   """BatchNorm of our own.
 
-  Its variables, their beginnings, `momentum` and `epsilon` are those of
-  `nn.BatchNorm`, whose other attributes are not looked at.
+  Its variables, their beginnings, `momentum`, `epsilon` and `dtype` are those
+  of `nn.BatchNorm`, whose other attributes are not looked at.
   """
 
   @nn.nowrap

@@ -97,7 +97,7 @@ def channels(x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array,
 
 
 def statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns mean and variance of each channel of [..., C], in float32."""
+  """Returns mean and variance of each channel of [..., C], at least float32."""
   x, axes = wide(x), tuple(range(x.ndim - 1))
   mean = x.mean(axes)
   return mean, jnp.maximum(0.0, (x * x).mean(axes) - mean * mean)

@@ -8,26 +8,25 @@ import numpy as np
 _GREY = (0.299, 0.587, 0.114)
 
 
-def from_yuv(video, color):
+def from_yuv(video, chroma, color):
   """Converts clips that came as brightness, and colour at half size, to RGB.
 
   Args:
-    video: uint8 [N, T, H / 2, W / 2, 6]: Y of four pixels, row by row, U and V.
+    video: Y, uint8 [N, T, H, W, 1].
+    chroma: U and V, uint8 [N, T, H / 2, W / 2, 2].
     color: float32 [N, 3, 4]: R, G and B from Y, U, V and 1, on 0 to 255.
 
   Returns:
     uint8 [N, T, H, W, 3]; pixels that share U and V have them alike.
   """
-  n, t, h, w, _ = video.shape
-  video = video.astype(jnp.float32)
-  brightness = video[..., :4].reshape(n, t, h, w, 2, 2, 1)
-  rest = jnp.einsum('nthwc,ndc->nthwd', video[..., 4:], color[..., 1:3],
-                    precision='highest')
-  rest += color[:, None, None, None, :, 3]
-  share = color[:, :, 0].reshape(n, 1, 1, 1, 1, 1, 3)
-  rgb = share * brightness + rest[..., None, None, :]
-  rgb = jnp.clip(jnp.round(rgb), 0, 255).astype(jnp.uint8)
-  return rgb.transpose(0, 1, 2, 4, 3, 5, 6).reshape(n, t, 2 * h, 2 * w, 3)
+  for axis in (2, 3):
+    chroma = jnp.repeat(chroma, 2, axis)
+  color = color[:, None, None, None]
+  y, u, v = (x.astype(jnp.float32) for x in (
+      video, chroma[..., :1], chroma[..., 1:]))
+  rgb = (color[..., 0] * y + color[..., 1] * u + color[..., 2] * v
+         + color[..., 3])
+  return jnp.clip(jnp.round(rgb), 0, 255).astype(jnp.uint8)
 
 
 def jitter(key, video, strength: float):

@@ -118,13 +118,15 @@ def train_step_arguments(config, mesh, model, num_classes, shapes, shardings):
     label = (clips, num_classes)
   batch = {'label': placed(label, jnp.int32, split),
            'mask': placed((clips,), jnp.float32, split)}
+  pixels = {'video': (*frame, channels)}
   if config.data.transfer == 'yuv':
     # As `pixels.from_yuv` takes it.
-    frame, channels = [side // 2 for side in frame], 6
+    pixels = {'video': (*frame, 1),
+              'chroma': (*(side // 2 for side in frame), 2)}
     batch['color'] = placed((clips, 3, 4), jnp.float32, split)
-  video = (clips, frames, *frame, channels)
-  batch['video'] = placed(video, jnp.uint8,
-                          sharding.clip_sharding(mesh, video))
+  for name, shape in pixels.items():
+    shape = (clips, frames, *shape)
+    batch[name] = placed(shape, jnp.uint8, sharding.clip_sharding(mesh, shape))
   key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
   return (state, batch, placed(key.shape, key.dtype, whole),
           placed((), jnp.float32, whole))

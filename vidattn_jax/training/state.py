@@ -162,8 +162,8 @@ def make_train_step(model, config, num_classes, see=None, mesh=None):
   Returns:
     Function (state, batch, key, learning_rate) -> (state, metrics), which takes
     the teacher's weights, too, if there is one. `batch`
-    has `video` uint8 [N, T, H, W, C] (or what `network_input` takes; or both
-    `video` and `color` as `pixels.from_yuv` takes them), `mask`
+    has `video` uint8 [N, T, H, W, C] (or what `network_input` takes; or with
+    `chroma` and `color`, as `pixels.from_yuv` takes the three), `mask`
     float32 [N], 0 for clips that do not count, and `label` int32 [N] (see
     `losses.one_hot_targets`), with edited attention what
     `losses.mean_temporal_loss` takes, too; of S-CNN also `overlap` float32 [N],
@@ -180,8 +180,8 @@ def make_train_step(model, config, num_classes, see=None, mesh=None):
 
   def loss_sum(params, batch_stats, batch, key, teacher):
     video = batch['video']
-    if 'color' in batch:
-      video = pixels.from_yuv(video, batch['color'])
+    if 'chroma' in batch:
+      video = pixels.from_yuv(video, batch['chroma'], batch['color'])
     if see:
       batch = batch | {'features': see(teacher, video)}
     if config.data.color_jitter:

@@ -562,5 +562,5 @@ def _on_devices(mesh, batch: dict) -> Any:
   """Puts what a step needs on the devices; the names stay on the host."""
   return sharding.to_devices(
       mesh, {key: batch[key] for key in (
-          'video', 'color', 'label', 'mask', 'temporal_target',
+          'video', 'chroma', 'color', 'label', 'mask', 'temporal_target',
           'temporal_mask', 'overlap', 'segments') if key in batch})
