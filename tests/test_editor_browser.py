@@ -73,8 +73,11 @@ def grace(browser, session):
 
 
 def _weights(page):
-  return [float(bar.get_attribute('aria-valuenow'))
-          for bar in page.locator('.bar').all()]
+  # Keys are drawn with the next frame: after two, all that came before are.
+  return page.evaluate('''() => new Promise(
+      (done) => requestAnimationFrame(() => requestAnimationFrame(
+          () => done([...document.querySelectorAll('.bar')].map(
+              (bar) => Number(bar.getAttribute('aria-valuenow')))))))''')
 
 
 def _count(page, selector, comparison):
