@@ -117,7 +117,7 @@ class _AstrayError(Exception):
 def _decode(way, path, indices, entry, rotate, limits, medium=None,
             planes=False):
   """Decodes in one of the ways below."""
-  frames = (_Planes if planes else _Frames)(path, indices, rotate)
+  frames = (_YuvFrames if planes else _Frames)(path, indices, rotate)
   try:
     known = entry or probing.IndexEntry(stream=None)
     sure = way is not _decode_through  # of the entry
@@ -309,7 +309,7 @@ class _Frames:
     return self.arrays[0]
 
 
-class _Planes(_Frames):
+class _YuvFrames(_Frames):
   """The frames asked for, in YUV."""
 
   _color = None

@@ -69,8 +69,9 @@ def test_other_platforms_have_the_plain_forms(compile_for, monkeypatch):
   monkeypatch.setattr(temporal_shift, '_select', None)
   monkeypatch.setattr(layers, 'relu', None)
   x = _clip((1, 2, 2, 2, 8))
-  temporal_shift.temporal_shift(x)
-  layers.relu_of_sum(x)
+  np.testing.assert_array_equal(
+      temporal_shift.temporal_shift(x), temporal_shift._join(x, 1))
+  np.testing.assert_array_equal(layers.relu_of_sum(x), jax.nn.relu(x))
 
 
 def test_sums_of_a_stage_are_computed_once(monkeypatch):

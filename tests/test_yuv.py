@@ -249,6 +249,7 @@ def test_kept_parts_of_other_colours_are_named(root, monkeypatch, caplog):
   monkeypatch.setattr(batches, '_CACHED_BYTES', 2 * 3 * HEIGHT * WIDTH)
   batch, = _batches(_config(root, data__cache_frames=True), 1)
   assert not batch['mask'].any()
+  assert yuv.CHANGING in caplog.text
 
 
 def test_pictures_become_it(tmp_path):

@@ -84,10 +84,8 @@ class Block(nn.Module):
       if x.shape != y.shape:
         x = conv(x, 'downsample_conv', 'downsample_bn', (1, 1, 1),
                  self.strides[0] * self.strides[1])
-      y = layers.relu_of_sum(x + y)
-    else:
-      y = nn.relu(y)
-    return attend(y, 'after_sum')
+      y = x + y
+    return attend(layers.relu_of_sum(y), 'after_sum')
 
 
 class TCNN(nn.Module):
