@@ -18,6 +18,12 @@ CASES = {
                    ((0, 0),) * 3, None, 1),
     'dots_1x1': ('_as_dots', (4, 20, 20, 5), (1, 1), 6, (2, 2),
                  ((0, 0),) * 2, None, 1),
+    'dots_1x1_padded': ('_as_dots', (2, 17, 18, 5), (1, 1), 6, (1, 1),
+                        ((1, 0), (0, 2)), None, 1),
+    'dots_1x1_strided': ('_as_dots', (4, 21, 28, 5), (1, 1), 6, (2, 2),
+                         ((0, 0),) * 2, None, 1),
+    'dots_3x1': ('_as_dots', (2, 22, 20, 5), (3, 1), 6, (1, 1),
+                 ((2, 2), (0, 0)), (2, 1), 1),
     'dots_over_time': ('_as_dots', (2, 5, 12, 12, 4), (3, 1, 1), 6, (1, 1, 1),
                        ((2, 2), (0, 0), (0, 0)), (2, 1, 1), 1),
     'dots_few_places': ('_as_dots', (2, 4, 7, 6, 4), (3, 3, 3), 6, (2, 2, 2),
@@ -52,6 +58,10 @@ def _arguments(case):
   return (seeded.clip(shape), 0.1 * seeded.clip(kernel_shape, 1), dict(
       window_strides=strides, padding=padding, rhs_dilation=dilation,
       dimension_numbers=numbers, feature_group_count=groups))
+
+
+# What is to be summed.
+_SUMMED = functools.partial(convolution.conv_general_dilated, summed=True)
 
 
 @functools.cache
@@ -125,17 +135,42 @@ def _operations(text):
           for op in ('convolution', 'dot_general')}
 
 
+@pytest.mark.parametrize('case', ['dots_1x1_padded', 'dots_1x1_strided'])
+def test_what_is_to_be_summed(case):
+  with jax.enable_x64(True):
+    ours, plain = (_run(convolve, case, jnp.float64)
+                   for convolve in (_SUMMED, lax.conv_general_dilated))
+  for a, b, single in zip(ours, plain, _run(_SUMMED, case, jnp.float32)):
+    assert seeded.difference(a, b) < 1e-10
+    assert seeded.difference(single, b) < 1e-5
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_sums_differ_for_kernels_of_one_tap_and_many_places(case):
+  x, kernel, _ = _arguments(case)
+  with_sum, without = (
+      _operations(_compiled(convolve, case).lower(x, kernel).as_text())
+      for convolve in (_SUMMED, convolution.conv_general_dilated))
+  if case in ('dots_1x1_padded', 'dots_1x1_strided'):
+    assert (without['convolution'], with_sum['convolution']) == (0, 1)
+    assert with_sum['dot_general'] == without['dot_general'] - 1
+  else:
+    assert with_sum == without
+
+
+@pytest.mark.parametrize('convolve', [convolution.conv_general_dilated,
+                                      _SUMMED])
 @pytest.mark.parametrize('platform', ['tpu', 'cuda', 'cpu'])
-@pytest.mark.parametrize('case', ['dots_1x1x1', 'dots_by_group', 'sums',
-                                  'frames', 'blocks'])
-def test_other_platforms_get_the_plain_form(case, platform, compile_for):
+@pytest.mark.parametrize('case', ['dots_1x1x1', 'dots_1x1_padded',
+                                  'dots_by_group', 'sums', 'frames', 'blocks'])
+def test_other_platforms_get_the_plain_form(case, platform, convolve,
+                                            compile_for):
   compile_for('cuda')
   x, kernel, _ = _arguments(case)
   ours, plain = (
       _operations(_compiled(convolve, case).trace(x, kernel).lower(
           lowering_platforms=(platform,)).as_text())
-      for convolve in (convolution.conv_general_dilated,
-                       lax.conv_general_dilated))
+      for convolve in (convolve, lax.conv_general_dilated))
   assert plain == {'convolution': 3, 'dot_general': 0}
   if platform == 'cpu':
     assert ours != plain or case == 'frames'

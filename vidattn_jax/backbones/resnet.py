@@ -77,12 +77,13 @@ class Block(nn.Module):
     lengths = self.temporal if deep else (1, 1, 1)
     strides = (self.temporal_stride, self.stride, self.stride)
 
-    def conv(y, name, width, length, size, strided=False, groups=1):
+    def conv(y, name, width, length, size, strided=False, groups=1,
+             make=layers.conv):
       kernel = (length, size, size)
       steps = strides if strided else (1, 1, 1)
       if not deep:
         kernel, steps = kernel[1:], steps[1:]
-      return layers.conv(
+      return make(
           width, kernel, steps, layers.centered(kernel), dtype=self.dtype,
           feature_group_count=groups, name=name)(y)
 
@@ -137,7 +138,9 @@ class Block(nn.Module):
         x = jnp.pad(x, ((0, 0),) * 4 + ((0, out - x.shape[-1]),))
         x = merged(x)
       else:
-        x = norm(conv(x, 'downsample_conv', out, 1, 1, strided=True),
+        # In training, what the sum reads is kept, and what is made is not.
+        make = layers.conv if train else layers.conv_to_sum
+        x = norm(conv(x, 'downsample_conv', out, 1, 1, strided=True, make=make),
                  'downsample_bn')
     return split(attend(layers.relu_of_sum(x + y), 'after_sum'))
 

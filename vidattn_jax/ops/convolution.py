@@ -63,7 +63,7 @@ def conv_general_dilated(lhs, rhs, window_strides, padding,
                          lhs_dilation=None, rhs_dilation=None,
                          dimension_numbers=None, feature_group_count=1,
                          batch_group_count=1, precision=None,
-                         preferred_element_type=None):
+                         preferred_element_type=None, summed=False):
   """Convolves as `jax.lax.conv_general_dilated`, but fast on the CPU, too.
 
   Args:
@@ -78,6 +78,8 @@ def conv_general_dilated(lhs, rhs, window_strides, padding,
     batch_group_count: the same.
     precision: the same.
     preferred_element_type: the same.
+    summed: whether the result is added to an array that is not wanted any more
+      after that, so that the CPU may write the sum over it.
 
   Returns:
     What `jax.lax.conv_general_dilated` returns. It has gradients of the first
@@ -113,7 +115,12 @@ def conv_general_dilated(lhs, rhs, window_strides, padding,
   form = _form(lhs.shape, rhs.shape, window)
   if form is None:
     return plain(lhs, rhs)
-  return _convolve(functools.partial(form, window=window), plain, lhs, rhs)
+  form = functools.partial(form, window=window)
+  # XLA flattens what a matrix product gives, and writes no sum over that; and
+  # what a convolution reads is computed before it, not by each of its readers.
+  as_it_is = (summed and rank == 2 and window.groups == math.prod(kernel) == 1
+              and _number_of_places(lhs.shape, window) > _FEW_PLACES)
+  return _convolve(plain if as_it_is else form, form, plain, lhs, rhs)
 
 
 def _of_cut_clips(x, kernel, window):
@@ -141,13 +148,17 @@ def _channels_last(ndim):
   return last, (rank + 1, rank, *range(rank)), last
 
 
+def _number_of_places(shape, window):
+  return shape[0] * math.prod(window.places(shape))
+
+
 def _form(shape, kernel_shape, window) -> Callable[..., jax.Array] | None:
   """Returns how the CPU computes a convolution; None is the plain form."""
   channels = shape[-1]
   if 1 < window.groups == channels == kernel_shape[-1]:
     return _as_sums
   few = (math.prod(window.kernel) <= _FEW_TAPS
-         or shape[0] * math.prod(window.places(shape)) <= _FEW_PLACES)
+         or _number_of_places(shape, window) <= _FEW_PLACES)
   if window.groups > 1:
     return _grouped_dots if few else _as_blocks
   if few:
@@ -155,16 +166,18 @@ def _form(shape, kernel_shape, window) -> Callable[..., jax.Array] | None:
   return _as_frames if len(window.kernel) == 3 else None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _convolve(on_cpu, plain, x, kernel):
-  return platform.by_platform(on_cpu, plain, x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _convolve(ahead, on_cpu, plain, x, kernel):
+  """Convolves by `ahead` on CPUs, with the gradients of `on_cpu`."""
+  return platform.by_platform(ahead, plain, x, kernel)
 
 
-def _convolve_fwd(on_cpu, plain, x, kernel):
-  return _convolve(on_cpu, plain, x, kernel), (x, kernel)
+def _convolve_fwd(ahead, on_cpu, plain, x, kernel):
+  return _convolve(ahead, on_cpu, plain, x, kernel), (x, kernel)
 
 
-def _convolve_bwd(on_cpu, plain, residuals, g):
+def _convolve_bwd(ahead, on_cpu, plain, residuals, g):
+  del ahead
   # Two calls, so that a gradient that nobody wants costs nothing.
   x, kernel = residuals
 
