@@ -26,7 +26,7 @@ def _conv_general_dilated(*args, **kwargs):
 conv = functools.partial(
     nn.Conv, use_bias=False, kernel_init=HE_INIT,
     conv_general_dilated=_conv_general_dilated)
-# A convolution whose normalised result is added to a block's, in evaluation.
+# Where what becomes of the result is a summand that is not wanted after that.
 conv_to_sum = functools.partial(conv, conv_general_dilated=functools.partial(
     _conv_general_dilated, summed=True))
 _NORM = dict(momentum=0.9, epsilon=1e-5)

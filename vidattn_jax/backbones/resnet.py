@@ -138,7 +138,7 @@ class Block(nn.Module):
         x = jnp.pad(x, ((0, 0),) * 4 + ((0, out - x.shape[-1]),))
         x = merged(x)
       else:
-        # In training, what the sum reads is kept, and what is made is not.
+        # In training, what the sum reads is kept for the gradients.
         make = layers.conv if train else layers.conv_to_sum
         x = norm(conv(x, 'downsample_conv', out, 1, 1, strided=True, make=make),
                  'downsample_bn')
