@@ -19,6 +19,7 @@ import jax
 from configs import common
 from vidattn_jax.tools import chips
 from vidattn_jax.tools import compile as compile_lib
+from vidattn_jax.tools import hlo
 
 _DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 _MARKS = ('<!-- compiled rows -->\n', '<!-- end of compiled rows -->\n')
@@ -108,7 +109,7 @@ def _line(name, entry, plain):
       return ''
     return f' ({cost[key] / plain["cost"][key]:.2f}x)'
 
-  sent = sum(compile_lib.Collective(**c).sent for c in cost['collectives'])
+  sent = sum(hlo.Collective(**c).sent for c in cost['collectives'])
   bounds = entry['bounds']
   worst = max(bounds, key=bounds.get)
   chip = chips.CHIPS[row['topology'].partition(':')[0]]

@@ -11,6 +11,7 @@ import small
 
 from vidattn_jax.tools import chips
 from vidattn_jax.tools import compile as compile_lib
+from vidattn_jax.tools import hlo
 from vidattn_jax.training import sharding
 from vidattn_jax.training import state as state_lib
 
@@ -85,8 +86,8 @@ def test_collectives_of_a_program_that_is_known():
   x = jax.ShapeDtypeStruct((64, 32), np.float32, sharding=split)
   text = jax.jit(lambda x: x * 2, out_shardings=sharding.replicated(mesh)
                  ).lower(x).compile().as_text()
-  [found] = compile_lib.collectives(text, 8)
-  assert found == compile_lib.Collective('all-gather', 8, 1, 64 * 32 * 4)
+  [found] = hlo.Program(text).collectives(8)
+  assert found == hlo.Collective('all-gather', 8, 1, 64 * 32 * 4)
   assert found.sent == 64 * 32 * 4 * 7 / 8
 
 
@@ -103,8 +104,9 @@ def test_collectives_of_a_program_that_is_known():
     ('%a = f32[2]{0} all-reduce-done(%b)', None),
     ('%a = f32[2,4]{1,0} get-tuple-element(%all-reduce.1), index=0', None)])
 def test_collectives_as_compilers_write_them(line, want):
-  found = compile_lib.collectives(line, 16)
-  assert found == ([compile_lib.Collective(*want)] if want else [])
+  text = 'ENTRY %main (b: f32[]) -> f32[] {\n  ' + line + '\n}\n'
+  found = hlo.Program(text).collectives(16)
+  assert found == ([hlo.Collective(*want)] if want else [])
 
 
 _PROGRAM = """HloModule step
@@ -143,18 +145,121 @@ def test_memory_traffic_leaves_out_what_is_on_the_chip(trips, times):
   text = _PROGRAM.replace('{TRIPS}', trips)
   # x to near; x to far, and far; far to the chip; far and what the call
   # returns; the exchange's both; the loop's both, each time.
-  assert compile_lib.memory_traffic(text) == (
+  assert hlo.Program(text).memory_traffic() == (
       64 + (64 + 32) + 32 + (32 + 32) + (32 + 32) + times * (32 + 32))
 
 
 def test_memory_traffic_of_programs_that_are_known():
   x = np.ones((30, 10), np.float32)
   program = jax.jit(lambda x: x * 2 + 1).lower(x).compile()
-  assert compile_lib.memory_traffic(program.as_text()) == 2 * x.nbytes
+  assert hlo.Program(program.as_text()).memory_traffic() == 2 * x.nbytes
   loop = jax.jit(lambda x: jax.lax.fori_loop(
       0, 7, lambda i, x: jax.numpy.sin(x) * 2, x)).lower(x).compile()
-  moved = compile_lib.memory_traffic(loop.as_text())
+  moved = hlo.Program(loop.as_text()).memory_traffic()
   assert 7 * 2 * x.nbytes <= moved < 9 * 2 * x.nbytes
+
+
+# As the compiler of TPUs multiplies what is gathered piece by piece; every turn
+# does two pieces of 2 * 6 * 4 * 3 operations.
+_PIECES = """HloModule step
+
+%product (a: bf16[6,4], b: bf16[4,3]) -> bf16[6,3] {
+  %a = bf16[6,4]{1,0} parameter(0)
+  %b = bf16[4,3]{1,0} parameter(1)
+  ROOT %c = bf16[6,3]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
+}
+
+%body (p: (u32[], bf16[6,4], bf16[4,3])) -> (u32[], bf16[6,4], bf16[4,3]) {
+  %two = u32[]{:T(128)} constant(2)
+  %p = (u32[]{:T(128)}, bf16[6,4]{1,0}, bf16[4,3]{1,0}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=0
+  %a = bf16[6,4]{1,0} get-tuple-element(%p), index=1
+  %b = bf16[4,3]{1,0} get-tuple-element(%p), index=2
+  %s = (bf16[4,3]{1,0}, bf16[4,3]{1,0}, u32[], u32[]) collective-permute-start(%b), source_target_pairs={{0,1},{1,0}}
+  %d = bf16[4,3]{1,0} collective-permute-done(%s)
+  %one = bf16[6,3]{1,0} fusion(%a, %b), kind=kOutput, calls=%product
+  %other = bf16[6,3]{1,0} fusion(%a, %d), kind=kOutput, calls=%product
+  %next = u32[]{:T(128)} add(STEP)
+  ROOT %r = (u32[]{:T(128)}, bf16[6,4]{1,0}, bf16[4,3]{1,0}) tuple(%next, %a, %d)
+}
+
+%until (q: (u32[], bf16[6,4], bf16[4,3])) -> pred[] {
+  %q = (u32[]{:T(128)}, bf16[6,4]{1,0}, bf16[4,3]{1,0}) parameter(0)
+  %j = u32[]{:T(128)} get-tuple-element(%q), index=0
+  %end = u32[]{:T(128)} constant(END)
+  ROOT %less = pred[]{:T(512)} compare(%j, %end), direction=LT
+}
+
+ENTRY %main (x: bf16[6,4], y: bf16[4,3]) -> bf16[6,3] {
+  %x = bf16[6,4]{1,0} parameter(0)
+  %y = bf16[4,3]{1,0} parameter(1)
+  %start = u32[]{:T(128)} constant(1)
+  %begin = u32[]{:T(128)} copy(%start)
+  %in = (u32[]{:T(128)}, bf16[6,4]{1,0}, bf16[4,3]{1,0}) tuple(BEGIN, %x, %y)
+  %loop = (u32[]{:T(128)}, bf16[6,4]{1,0}, bf16[4,3]{1,0}) while(%in), condition=%until, body=%body
+  %z = bf16[4,3]{1,0} get-tuple-element(%loop), index=2
+  ROOT %out = bf16[6,3]{1,0} fusion(%x, %z), kind=kOutput, calls=%product
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize('begin, step, end, turns', [
+    ('%begin', '%i, %two', '8', 4), ('%begin', '%two, %i', '9', 4),
+    ('%begin', '%i, %two', '10', 5), ('%begin', '%i, %two', '1', 0),
+    ('%x', '%i, %two', '8', None), ('%begin', '%i, %i', '8', None),
+    ('%begin', '%two, %two', '8', None), ('%begin', '%i, %two', 'nan', None)])
+def test_loops_count_as_often_as_they_run(begin, step, end, turns):
+  program = hlo.Program(_PIECES.replace('BEGIN', begin).replace(
+      'STEP', step).replace('END', end))
+  assert program.open_loops == (turns is None)
+  times = 1 if turns is None else turns
+  product = 2 * 6 * 4 * 3
+  assert program.products() == product * (1 + 2 * times)
+  assert program.products(loops=False) == product * 3
+  assert program.collectives(2) == [
+      hlo.Collective('collective-permute', 2, times, times * 24)] * (times > 0)
+  # The copy of the start and the last product; the exchange's two, two products
+  # and the sum of each turn.
+  assert program.memory_traffic() == 8 + 108 + times * (48 + 2 * 108 + 12)
+
+
+@pytest.mark.parametrize('strides, padding, spread, apart, groups', [
+    ((1, 1), 'VALID', (1, 1), (1, 1), 1), ((2, 1), ((1, 2), (0, 1)), (1, 1),
+                                           (1, 1), 2),
+    ((1, 2), ((1, 1), (3, 0)), (2, 3), (1, 2), 1)])
+def test_products_of_a_convolution(strides, padding, spread, apart, groups):
+  x, kernel = np.ones((2, 9, 8, 4)), np.ones((3, 2, 4 // groups, 6))
+  convolve = jax.jit(lambda x, kernel: jax.lax.conv_general_dilated(
+      x, kernel, strides, padding, spread, apart, ('NHWC', 'HWIO', 'NHWC'),
+      groups))
+  # Of ones, each product adds one; two clips have the same, and all outputs.
+  wanted = 2 * float(convolve(x, kernel).sum())
+  text = convolve.lower(x, kernel).compile().as_text()
+  assert 'convolution(' in text
+  assert hlo.Program(text).products() == wanted
+
+
+def test_products_of_loops():
+  def run(x):
+    return jax.lax.fori_loop(
+        0, 7, lambda i, z: jax.numpy.sin(z @ jax.numpy.ones((5, 5))), x)
+
+  program = hlo.Program(jax.jit(run).lower(
+      np.ones((30, 5))).compile().as_text())
+  product = 2 * 30 * 5 * 5
+  assert program.products(loops=False) == product
+  assert program.products() == 7 * product
+
+
+def test_parts_of_a_batch_count_all():
+  def operations(**overrides):
+    found = compile_lib.compile_step(small.config(**overrides),
+                                     compile_lib.get_topology('cpu:1'), 4)
+    assert found.open_loops == 0
+    return found.flops
+
+  assert operations(accumulate_steps=2) == pytest.approx(
+      operations(), rel=0.1)
 
 
 @pytest.mark.parametrize('more, seen', [(0, 38), (60, 36)])

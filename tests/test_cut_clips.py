@@ -14,6 +14,7 @@ from vidattn_jax.ops import convolution
 from vidattn_jax.ops import per_device
 from vidattn_jax.ops import pooling
 from vidattn_jax.tools import compile as compile_lib
+from vidattn_jax.tools import hlo
 from vidattn_jax.training import optim
 from vidattn_jax.training import programs
 from vidattn_jax.training import sharding
@@ -78,7 +79,7 @@ def test_a_clip_on_several_devices_equals_one_on_one(network, frames,
     # Neighbours exchange rows, or frames. What is gathered is small: planes
     # that gates see, and the map from which on devices have whole clips.
     sent = {'all-gather': 0}
-    for found in compile_lib.collectives(step.as_text(), 2 * pieces):
+    for found in hlo.Program(step.as_text()).collectives(2 * pieces):
       sent[found.kind] = sent.get(found.kind, 0) + found.bytes
     first = 4 * frames * 16 * 16 * 4  # of one clip, in stage 1
     gated = attention in ('CinST->STinC', 'CBAM3D377')

@@ -2,15 +2,13 @@
 
 The compiler of TPUs, `libtpu`, describes any topology and compiles for it on a
 machine without a TPU. All figures are counts for the compiled program of a run,
-the compiler's own but for `memory_traffic`, beside what the chip's maker
+the compiler's own but for what `hlo` reads, beside what the chip's maker
 publishes; none is a measurement.
 """
 
 import dataclasses
 import importlib.util
-import math
 import os
-import re
 import time
 
 import jax
@@ -19,6 +17,7 @@ from vidattn_jax import models
 from vidattn_jax import names
 from vidattn_jax.ops import platform
 from vidattn_jax.tools import chips
+from vidattn_jax.tools import hlo
 from vidattn_jax.training import programs
 from vidattn_jax.training import sharding
 from vidattn_jax.training import state as state_lib
@@ -103,158 +102,6 @@ def prepare(name: str):
 
 
 @dataclasses.dataclass(frozen=True)
-class Collective:
-  """One kind of exchange between devices.
-
-  Attributes:
-    kind: such as 'all-reduce'.
-    group: how many devices take part in each.
-    count: how many there are in the program.
-    bytes: of their results, in all.
-  """
-  kind: str
-  group: int
-  count: int
-  bytes: int
-
-  @property
-  def sent(self) -> float:
-    """Bytes that each device sends, by the ring's algorithm."""
-    n = max(self.group, 1)
-    return self.bytes * {
-        'all-reduce': 2 * (n - 1) / n, 'all-gather': (n - 1) / n,
-        'reduce-scatter': n - 1, 'all-to-all': (n - 1) / n,
-        'collective-permute': 1}[self.kind]
-
-
-_BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'bf16': 2, 'f16': 2,
-          's32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8}
-_COLLECTIVE = re.compile(
-    r' = (?P<shape>.*?) (?P<kind>all-reduce|all-gather|reduce-scatter|'
-    r'all-to-all|collective-permute)(?P<start>-start)?\((?P<rest>.*)')
-_ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
-_GROUPS = re.compile(r'replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])')
-
-
-def collectives(text: str, num_devices: int) -> list[Collective]:
-  """Reads the exchanges between devices from a compiled program.
-
-  Args:
-    text: the program, as `compiled.as_text()` returns it. What stands in a
-      loop counts once.
-    num_devices: number of devices, where a line does not name its groups.
-
-  Returns:
-    One entry for each kind and size of group, largest first.
-  """
-  found = {}
-  for match in map(_COLLECTIVE.search, text.splitlines()):
-    if match is None:
-      continue
-    kind = match['kind']
-    groups = _GROUPS.search(match['rest'])
-    group = num_devices
-    if groups:
-      group = (int(groups[2]) if groups[2]
-               else len(groups[1].split(',')) if groups[1] else num_devices)
-    size = 0
-    for dtype, shape in _ARRAY.findall(match['shape']):
-      # Counters of an exchange under way have no axes.
-      if not (match['start'] and not shape and dtype in ('u32', 's32')):
-        size += _size(dtype, shape)
-    if match['start'] and kind == 'all-gather':  # operands and results
-      size = size * group // (group + 1)
-    elif match['start'] and kind == 'collective-permute':
-      size //= 2
-    number, total = found.get((kind, group), (0, 0))
-    found[kind, group] = number + 1, total + size
-  return sorted((Collective(kind, group, *counts)
-                 for (kind, group), counts in found.items()),
-                key=lambda c: -c.bytes)
-
-
-_COMPUTATION = re.compile(
-    r'^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \([^\n]*\{$'
-    r'(?P<body>.*?)^\}',
-    re.MULTILINE | re.DOTALL)
-_INSTRUCTION = re.compile(
-    r'\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) '
-    r'(?P<kind>[\w\-]+)\((?P<rest>.*)')
-_OPERAND = re.compile(r'%([\w.\-]+)')
-_PLACED = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?')
-# Where operands end: what follows are attributes.
-_ATTRIBUTES = re.compile(r'\)(?:, [\w\-]+=|$)')
-_CALLED = re.compile(r'(?:body|to_apply)=%([\w.\-]+)')
-_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}|'
-                       r'(?:true|false)_computation=%([\w.\-]+)')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-# What a kernel says of itself, see `pallas.CostEstimate`.
-_OF_KERNEL = re.compile(
-    r'"cost_estimate":\{[^}]*"bytes_accessed":"(\d+)"')
-# What moves nothing.
-_FREE = ('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast')
-_ON_CHIP = 'S(1)'
-
-
-def memory_traffic(text: str) -> int:
-  """Counts the bytes that a compiled program moves to and from a chip's memory.
-
-  The compiler's count of `bytes accessed` also has what is read and written in
-  the fast memory on the chip, where that of TPUs keeps arrays that fit. Here
-  every instruction reads its operands and writes its results once, kernels too,
-  where they are not there; a move from one memory to the other counts once. A
-  loop counts as often as it runs, or once if that is not known; of branches the
-  dearest counts.
-
-  Args:
-    text: the program, as `compiled.as_text()` returns it.
-  """
-  bodies, entry = {}, None
-  for match in _COMPUTATION.finditer(text):
-    bodies[match['name']] = match['body']
-    entry = match['name'] if match['entry'] else entry
-  return _traffic(bodies, entry)
-
-
-def _traffic(bodies, name):
-  """Returns the bytes that one computation of a program moves."""
-  places, total = {}, 0
-  for match in map(_INSTRUCTION.match, bodies[name].splitlines()):
-    if match is None:
-      continue
-    kind, rest = match['kind'], match['rest']
-    operands = _ATTRIBUTES.split(rest, maxsplit=1)[0]
-    results = [(_size(dtype, lengths), _ON_CHIP in layout)
-               for dtype, lengths, layout in _PLACED.findall(match['shape'])]
-    read = [array for operand in _OPERAND.findall(operands)
-            for array in places.get(operand, [])]
-    # What has begun reads, and writes, where it ends.
-    begins = kind.endswith('-start')
-    places[match['name']] = read if begins else results
-    if kind in _FREE or begins:
-      continue
-    if kind in ('copy-done', 'slice-done'):
-      total += sum(size for size, _ in results)
-    elif kind in ('while', 'call'):
-      trips = _TRIPS.search(rest)
-      total += (int(trips[1]) if trips else 1) * _traffic(
-          bodies, _CALLED.search(rest)[1])
-    elif kind == 'conditional':
-      total += max(_traffic(bodies, branch) for found in
-                   _BRANCHES.findall(rest)
-                   for branch in re.findall(r'[\w.\-]+', ' '.join(found)))
-    else:
-      total += sum(size for size, on_chip in results + read if not on_chip)
-  return total
-
-
-def _size(dtype, lengths):
-  """Returns the bytes of an array, given its type and '2,3' for its axes."""
-  return _BYTES.get(dtype, 4) * math.prod(
-      int(n) for n in lengths.split(',') if n)
-
-
-@dataclasses.dataclass(frozen=True)
 class Cost:
   """What a compiled train step takes of one chip.
 
@@ -266,11 +113,13 @@ class Cost:
     flops: operations, a multiply-add being two.
     bytes: accessed, as the compiler counts, also in memory on the chip.
     moved: bytes read from and written to the chip's memory, see
-      `memory_traffic`.
-    collectives: exchanges between devices, see `Collective`; of one device.
+      `hlo.memory_traffic`.
+    collectives: exchanges between devices, see `hlo.Collective`; of one device.
+    open_loops: loops of which it is not known how often they run; they count
+      once in all of these.
     custom_calls: calls of our own kernels.
     of_kernels: bytes that these say they read and write, which the compiler's
-      count has, too; like the calls, once for what stands in a loop.
+      count has, too.
     seconds: how long compiling took.
   """
   clips: float
@@ -280,7 +129,8 @@ class Cost:
   flops: float
   bytes: float
   moved: float
-  collectives: tuple[Collective, ...]
+  collectives: tuple[hlo.Collective, ...]
+  open_loops: int
   custom_calls: int
   of_kernels: float
   seconds: float
@@ -365,18 +215,24 @@ def cost(lowered, topology: Topology, clips: float) -> Cost | None:
     return None
   seconds = time.perf_counter() - start
   counts, memory = compiled.cost_analysis(), compiled.memory_analysis()
-  text = compiled.as_text()
+  program = hlo.Program(compiled.as_text())
   devices = len(topology.devices) / topology.num_chips
   peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
           - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
   found = Cost(
       clips=clips, arguments=devices * memory.argument_size_in_bytes,
       temporary=devices * memory.temp_size_in_bytes, peak=devices * peak,
-      flops=devices * counts['flops'], bytes=devices * counts['bytes accessed'],
-      moved=devices * memory_traffic(text),
-      collectives=tuple(collectives(text, len(topology.devices))),
-      custom_calls=text.count('custom_call_target="tpu_custom_call"'),
-      of_kernels=devices * sum(map(float, _OF_KERNEL.findall(text))),
+      # The compiler counts what stands in a loop once. Of its repeats, products
+      # count, and what is moved.
+      flops=devices * (counts['flops'] + program.products()
+                       - program.products(loops=False)),
+      bytes=devices * (counts['bytes accessed'] + program.memory_traffic()
+                       - program.memory_traffic(loops=False)),
+      moved=devices * program.memory_traffic(),
+      collectives=tuple(program.collectives(len(topology.devices))),
+      open_loops=program.open_loops,
+      custom_calls=program.text.count('custom_call_target="tpu_custom_call"'),
+      of_kernels=devices * program.of_kernels(),
       seconds=seconds)
   fits = topology.chip is None or found.peak <= topology.chip.memory
   return found if fits else None
@@ -485,6 +341,9 @@ def describe(found: Cost, topology: Topology) -> list[str]:
                  f'{found.custom_calls} calls of kernels, as these say')
   lines += [f'exchanged       {c.count} {c.kind} of {c.group} devices, '
             f'{c.bytes / 1e6:,.1f} MB' for c in found.collectives]
+  if found.open_loops:
+    lines.append(f'                and more: {found.open_loops} loops count '
+                 'once, as it is not known how often they run')
   if topology.chip:
     bounds = found.bounds(topology.chip)
     worst = max(bounds, key=bounds.get)
