@@ -193,7 +193,7 @@ _PIECES = """HloModule step
 ENTRY %main (x: bf16[6,4], y: bf16[4,3]) -> bf16[6,3] {
   %x = bf16[6,4]{1,0} parameter(0)
   %y = bf16[4,3]{1,0} parameter(1)
-  %start = u32[]{:T(128)} constant(1)
+  %start = u32[]{:T(128)} constant(3)
   %begin = u32[]{:T(128)} copy(%start)
   %in = (u32[]{:T(128)}, bf16[6,4]{1,0}, bf16[4,3]{1,0}) tuple(BEGIN, %x, %y)
   %loop = (u32[]{:T(128)}, bf16[6,4]{1,0}, bf16[4,3]{1,0}) while(%in), condition=%until, body=%body
@@ -203,13 +203,17 @@ ENTRY %main (x: bf16[6,4], y: bf16[4,3]) -> bf16[6,3] {
 """  # noqa: E501
 
 
-@pytest.mark.parametrize('begin, step, end, turns', [
-    ('%begin', '%i, %two', '8', 4), ('%begin', '%two, %i', '9', 4),
-    ('%begin', '%i, %two', '10', 5), ('%begin', '%i, %two', '1', 0),
-    ('%x', '%i, %two', '8', None), ('%begin', '%i, %i', '8', None),
-    ('%begin', '%two, %two', '8', None), ('%begin', '%i, %two', 'nan', None)])
-def test_loops_count_as_often_as_they_run(begin, step, end, turns):
-  program = hlo.Program(_PIECES.replace('BEGIN', begin).replace(
+@pytest.mark.parametrize('begin, step, end, until, turns', [
+    ('%begin', '%i, %two', '8', 'LT', 3), ('%begin', '%two, %i', '9', 'LT', 3),
+    ('%begin', '%i, %two', '10', 'LT', 4), ('%begin', '%i, %two', '1', 'LT', 0),
+    ('%begin', '%i, %two', '8', 'LE', None),
+    ('%x', '%i, %two', '8', 'LT', None),
+    ('%begin', '%i, %i', '8', 'LT', None),
+    ('%begin', '%two, %two', '8', 'LT', None),
+    ('%begin', '%i, %two', 'nan', 'LT', None)])
+def test_loops_count_as_often_as_they_run(begin, step, end, until, turns):
+  text = _PIECES.replace('direction=LT', f'direction={until}')
+  program = hlo.Program(text.replace('BEGIN', begin).replace(
       'STEP', step).replace('END', end))
   assert program.open_loops == (turns is None)
   times = 1 if turns is None else turns
@@ -223,16 +227,18 @@ def test_loops_count_as_often_as_they_run(begin, step, end, turns):
   assert program.memory_traffic() == 8 + 108 + times * (48 + 2 * 108 + 12)
 
 
-@pytest.mark.parametrize('strides, padding, spread, apart, groups', [
-    ((1, 1), 'VALID', (1, 1), (1, 1), 1), ((2, 1), ((1, 2), (0, 1)), (1, 1),
-                                           (1, 1), 2),
-    ((1, 2), ((1, 1), (3, 0)), (2, 3), (1, 2), 1)])
-def test_products_of_a_convolution(strides, padding, spread, apart, groups):
+@pytest.mark.parametrize('strides, padding, spread, apart, groups, batches', [
+    ((1, 1), 'VALID', (1, 1), (1, 1), 1, 1),
+    ((2, 1), ((1, 2), (0, 1)), (1, 1), (1, 1), 2, 1),
+    ((1, 1), ((1, 2), (0, 1)), (1, 1), (1, 1), 1, 2),
+    ((1, 2), ((1, 1), (3, 0)), (2, 3), (1, 2), 1, 1)])
+def test_products_of_a_convolution(strides, padding, spread, apart, groups,
+                                   batches):
   x, kernel = np.ones((2, 9, 8, 4)), np.ones((3, 2, 4 // groups, 6))
   convolve = jax.jit(lambda x, kernel: jax.lax.conv_general_dilated(
       x, kernel, strides, padding, spread, apart, ('NHWC', 'HWIO', 'NHWC'),
-      groups))
-  # Of ones, each product adds one; two clips have the same, and all outputs.
+      groups, batches))
+  # Of ones, each product adds one.
   wanted = 2 * float(convolve(x, kernel).sum())
   text = convolve.lower(x, kernel).compile().as_text()
   assert 'convolution(' in text

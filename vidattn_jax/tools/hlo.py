@@ -36,7 +36,6 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _INDEX = re.compile(r'index=(\d+)')
 _WINDOW = re.compile(r'window=\{([^}]*)\}')
 _LABELS = re.compile(r'dim_labels=(\w+)_(\w+)->(\w+)')
-_BATCHES = re.compile(r'batch_group_count=(\d+)')
 _CONTRACTED = re.compile(r'lhs_contracting_dims=\{([\d,]*)\}')
 # What a kernel says of itself, see `pallas.CostEstimate`.
 _OF_KERNEL = re.compile(
@@ -336,10 +335,8 @@ def _of_convolution(rest, shape, x, kernel):
   of_x, of_kernel, of_y = _LABELS.search(rest).groups()
   window = _WINDOW.search(rest)
   window = dict(part.split('=') for part in window[1].split()) if window else {}
-  batches = _BATCHES.search(rest)
   total = (shape[of_y.index('b')] * shape[of_y.index('f')]
-           * kernel[of_kernel.index('i')]
-           // (int(batches[1]) if batches else 1))
+           * kernel[of_kernel.index('i')])
   for axis in filter(str.isdigit, of_y):
     def at(key, default, axis=axis):
       parts = window.get(key, '').split('x')
