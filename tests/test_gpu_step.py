@@ -32,7 +32,7 @@ def test_the_best_batches_stay(capsys):
       ('b', 'JAX', 4): _process('true'),  # never ready
   }
   try:
-    best = gpu_step._best(processes, patience=3)
+    best = gpu_step._best(processes, patience=6)
     assert list(best) == [('a', 'JAX')]
     process, facts, tried = best['a', 'JAX']
     assert process is processes['a', 'JAX', 2]
@@ -40,7 +40,7 @@ def test_the_best_batches_stay(capsys):
     assert gpu_step._turn(process) == 0.5
     for key in (('a', 'JAX', 1), ('b', 'JAX', 4)):
       assert processes[key].poll() is not None
-    assert capsys.readouterr().err == 'b in JAX, 4 clips: not ready in 3 s\n'
+    assert capsys.readouterr().err == 'b in JAX, 4 clips: not ready in 6 s\n'
   finally:
     for process in processes.values():
       gpu_step._end(process)
