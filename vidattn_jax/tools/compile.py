@@ -113,7 +113,7 @@ class Cost:
     flops: operations, a multiply-add being two.
     bytes: accessed, as the compiler counts, also in memory on the chip.
     moved: bytes read from and written to the chip's memory, see
-      `hlo.memory_traffic`.
+      `hlo.Program.memory_traffic`.
     collectives: exchanges between devices, see `hlo.Collective`; of one device.
     open_loops: loops of which it is not known how often they run; they count
       once in all of these.
@@ -216,6 +216,7 @@ def cost(lowered, topology: Topology, clips: float) -> Cost | None:
   seconds = time.perf_counter() - start
   counts, memory = compiled.cost_analysis(), compiled.memory_analysis()
   program = hlo.Program(compiled.as_text())
+  moved = program.memory_traffic()
   devices = len(topology.devices) / topology.num_chips
   peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
           - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
@@ -226,9 +227,9 @@ def cost(lowered, topology: Topology, clips: float) -> Cost | None:
       # count, and what is moved.
       flops=devices * (counts['flops'] + program.products()
                        - program.products(loops=False)),
-      bytes=devices * (counts['bytes accessed'] + program.memory_traffic()
+      bytes=devices * (counts['bytes accessed'] + moved
                        - program.memory_traffic(loops=False)),
-      moved=devices * program.memory_traffic(),
+      moved=devices * moved,
       collectives=tuple(program.collectives(len(topology.devices))),
       open_loops=program.open_loops,
       custom_calls=program.text.count('custom_call_target="tpu_custom_call"'),

@@ -171,7 +171,7 @@ class Program:
                for line in self._computations[name]
                for said in _OF_KERNEL.findall(line.rest))
 
-  @functools.cached_property
+  @property
   def open_loops(self) -> int:
     """How many loops there are of which it is not known how often they run."""
     return sum(
@@ -271,24 +271,24 @@ def _instructions(body):
   return found
 
 
-def _place(lines, name):
-  """Returns which part of the loop's values a name is; None if it is none."""
+def _origin(lines, name, kind):
+  """Returns the line of a kind that a name is a copy of; None if it is none."""
   line = lines.get(name)
   while line is not None and line.kind in _SAME:
     line = lines.get(line.operands[0])
-  if line is None or line.kind != 'get-tuple-element':
-    return None
-  return int(_INDEX.search(line.rest)[1])
+  return line if line is not None and line.kind == kind else None
+
+
+def _place(lines, name):
+  """Returns which part of the loop's values a name is; None if it is none."""
+  line = _origin(lines, name, 'get-tuple-element')
+  return line and int(_INDEX.search(line.rest)[1])
 
 
 def _constant(lines, name):
   """Returns the whole number that a name stands for; None if it is none."""
-  line = lines.get(name)
-  while line is not None and line.kind in _SAME:
-    line = lines.get(line.operands[0])
-  if line is None or line.kind != 'constant':
-    return None
-  number = line.rest.partition(')')[0]
+  line = _origin(lines, name, 'constant')
+  number = line.rest.partition(')')[0] if line else ''
   return int(number) if re.fullmatch(r'-?\d+', number) else None
 
 
